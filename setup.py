@@ -1,0 +1,40 @@
+"""Installation: ``pip install -e .`` trains on a CPU; see the README for GPUs and TPUs."""
+
+from setuptools import find_packages, setup
+
+REQUIRED = [
+    "absl-py>=2.1",
+    "array-record>=0.8",
+    "babel>=2.16",
+    "espeakng-loader>=0.2.4",
+    "etils[epath]>=1.10",
+    "flax>=0.12",
+    "grain>=0.2.14",
+    "jax>=0.10,<0.12",
+    "librosa>=0.11",
+    "matplotlib>=3.9",
+    "ml-collections>=1.1",
+    "msgpack>=1.1",
+    "num2words>=0.5.14",
+    "numpy>=2.0",
+    "optax>=0.2.6",
+    "orbax-checkpoint>=0.11.30",
+    "scipy>=1.13",
+    "soundfile>=0.13",
+    "soxr>=1.0",
+    "tensorboardX>=2.6.4",
+    "tqdm>=4.66",
+]
+TEST = ["pytest>=8", "hypothesis>=6.100"]
+REFERENCE = ["torch>=2.6", "transformers>=5,<6"]
+
+setup(
+    name="xlsr_jax",
+    version="0.1.0",
+    description="Cross-lingual speech pretraining in JAX: wav2vec 2.0, XLSR, UniSpeech, modified CPC.",
+    license="Apache-2.0",
+    packages=find_packages(include=["xlsr_jax", "xlsr_jax.*"]),
+    python_requires=">=3.11",
+    install_requires=REQUIRED,
+    extras_require={"test": TEST, "reference": REFERENCE},
+)

@@ -1,0 +1,1 @@
+"""From audio files to batches. NumPy only, never JAX, so that worker processes stay light."""

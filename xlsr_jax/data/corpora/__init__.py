@@ -1,0 +1,1 @@
+"""One reader a corpus, all with the signature of ``base.Corpus``."""

@@ -1,0 +1,72 @@
+"""The one signature of all corpus readers: a source in, utterances out, nothing decoded yet."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+
+class UnreadableAudio(ValueError):
+    """Audio that cannot be used; the message is the one-line reason that the side file keeps."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Phone:
+    """One time-aligned phoneme: [start, end) in samples at 16 kHz of the utterance."""
+
+    symbol: str
+    start: int
+    end: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Speech:
+    """Decoded audio and the labels that are only known once it exists.
+
+    Attributes:
+      waveform: [samples] float32 in [-1, 1], mono.
+      rate: sampling rate in Hz.
+      phonemes, alignment: what the source itself reports; empty where it reports none.
+    """
+
+    waveform: np.ndarray
+    rate: int
+    phonemes: str = ""
+    alignment: tuple[Phone, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Utterance:
+    """One utterance before decoding.
+
+    Attributes:
+      id: unique within the corpus.
+      language: code as the corpus has it ("es", "zh", "sv-SE").
+      load: opens or synthesizes the audio; raises ``UnreadableAudio`` with the reason.
+      text, speaker, phonemes: labels where the corpus has them, else "".
+    """
+
+    id: str
+    language: str
+    load: Callable[[], Speech]
+    text: str = ""
+    speaker: str = ""
+    phonemes: str = ""
+
+
+class Corpus(Protocol):
+    """A corpus reader. Instances are picklable: worker processes get a copy each.
+
+    ``splits()`` names the splits; ``utterances(split)`` lists a split in a fixed order without
+    opening audio; ``fingerprint()`` holds whatever changes the output (sources, options, versions
+    of label makers), so that a resumed preparation notices a change and names it.
+    """
+
+    name: str
+
+    def splits(self) -> Sequence[str]: ...
+
+    def utterances(self, split: str) -> Sequence[Utterance]: ...
+
+    def fingerprint(self) -> Mapping[str, str]: ...

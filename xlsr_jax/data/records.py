@@ -1,0 +1,270 @@
+"""Records on disk: ArrayRecord shards, their length index, and the manifest of a corpus.
+
+A prepared corpus is a directory:
+
+    manifest.json                             ``Manifest``: what is in it, and what made it
+    <split>/<language>-00000.array_record     shards of records, one record a group
+    <split>/<language>-00000.samples.npy      length index: int32 samples of each record
+    rejected.jsonl                            utterances set aside: {id, split, language, reason}
+
+A record is a msgpack map with the fields of ``Record``. Sampling and bucketing read the manifest
+and the length index only; audio is opened when a batch is made.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+
+SAMPLE_RATE = 16_000  # Hz, of every record
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+REJECTED = "rejected.jsonl"
+
+
+class CorpusError(ValueError):
+    """A prepared corpus that is missing, truncated, or does not hold what was asked of it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One utterance on disk.
+
+    Attributes:
+      id: unique within the corpus.
+      language: language code.
+      audio: encoded mono audio at 16 kHz.
+      encoding: "pcm16" (little-endian int16) or "flac".
+      samples: number of samples.
+      speaker, text: "" where unknown.
+      phonemes: phoneme symbols separated by single spaces; "" where unknown.
+      alignment: (symbol, start, end) triples, [start, end) in samples; () where unknown.
+    """
+
+    id: str
+    language: str
+    audio: bytes
+    encoding: str
+    samples: int
+    speaker: str = ""
+    text: str = ""
+    phonemes: str = ""
+    alignment: tuple[tuple[str, int, int], ...] = ()
+
+    def to_bytes(self) -> bytes:
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return msgpack.packb(fields)
+
+    @staticmethod
+    def from_bytes(data: bytes) -> "Record":
+        fields = msgpack.unpackb(data)
+        fields["alignment"] = tuple(tuple(phone) for phone in fields["alignment"])
+        return Record(**fields)
+
+    def waveform(self) -> np.ndarray:
+        """[samples] float32 in [-1, 1)."""
+        if self.encoding == "pcm16":
+            return np.frombuffer(self.audio, "<i2").astype(np.float32) * np.float32(1 / 32768)
+        import soundfile
+
+        waveform, _ = soundfile.read(io.BytesIO(self.audio), dtype="float32")
+        return waveform
+
+
+def encode_audio(waveform: np.ndarray, encoding: str) -> bytes:
+    """Encodes [samples] float32 in [-1, 1] as "pcm16" or "flac"."""
+    pcm = np.clip(np.rint(waveform * 32768.0), -32768, 32767).astype("<i2")
+    if encoding == "pcm16":
+        return pcm.tobytes()
+    if encoding != "flac":
+        raise ValueError(f"unknown audio encoding {encoding!r}; use pcm16 or flac")
+    import soundfile
+
+    buffer = io.BytesIO()
+    soundfile.write(buffer, pcm, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One shard file of one language and split, as the manifest lists it.
+
+    Attributes:
+      path: relative to the corpus, with "/".
+      utterances, samples: totals over its records.
+      sha256: of the array_record file.
+    """
+
+    path: str
+    split: str
+    language: str
+    utterances: int
+    samples: int
+    sha256: str
+
+    @property
+    def index_path(self) -> str:
+        return self.path.removesuffix(".array_record") + ".samples.npy"
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a prepared corpus holds and what made it.
+
+    Attributes:
+      name: corpus name.
+      shards: in the fixed order that record numbers count through.
+      rejected: {split: {language: {reason: count}}}.
+      made_with: versions and options of everything that shaped audio or labels.
+    """
+
+    name: str
+    shards: tuple[Shard, ...]
+    rejected: Mapping[str, Mapping[str, Mapping[str, int]]]
+    made_with: Mapping[str, str]
+
+    def split(self, split: str) -> tuple[Shard, ...]:
+        """Shards of one split; raises ``CorpusError`` where there are none."""
+        shards = tuple(shard for shard in self.shards if shard.split == split)
+        if not shards:
+            have = sorted({shard.split for shard in self.shards}) or ["none"]
+            raise CorpusError(f"corpus {self.name} has no split {split!r}; it has {', '.join(have)}")
+        return shards
+
+    def hours(self, split: str) -> dict[str, float]:
+        """Hours of audio per language in one split."""
+        hours: dict[str, float] = {}
+        for shard in self.split(split):
+            seconds = shard.samples / SAMPLE_RATE
+            hours[shard.language] = hours.get(shard.language, 0.0) + seconds / 3600
+        return hours
+
+    def save(self, root: str | os.PathLike[str]) -> None:
+        """Writes the manifest atomically, with per-language totals for human readers."""
+        totals = {}
+        for shard in self.shards:
+            total = totals.setdefault(shard.split, {}).setdefault(
+                shard.language, {"utterances": 0, "hours": 0.0}
+            )
+            total["utterances"] += shard.utterances
+            total["hours"] = round(total["hours"] + shard.samples / SAMPLE_RATE / 3600, 6)
+        document = {"schema_version": SCHEMA_VERSION, "name": self.name, "totals": totals}
+        document |= {"rejected": self.rejected, "made_with": dict(self.made_with)}
+        document["shards"] = [dataclasses.asdict(shard) for shard in self.shards]
+        write_atomically(Path(root) / MANIFEST, json.dumps(document, indent=1).encode())
+
+    @staticmethod
+    def load(root: str | os.PathLike[str]) -> "Manifest":
+        """Reads the manifest; raises ``CorpusError`` where it is missing or of another schema."""
+        path = Path(root) / MANIFEST
+        if not path.exists():
+            raise CorpusError(f"no corpus at {root}: {MANIFEST} is missing; make it with "
+                              "python -m xlsr_jax.prepare (see --help)")
+        document = json.loads(path.read_text())
+        if document["schema_version"] != SCHEMA_VERSION:
+            raise CorpusError(f"{path} has record schema {document['schema_version']}, this version "
+                              f"reads {SCHEMA_VERSION}; prepare the corpus again")
+        shards = tuple(Shard(**shard) for shard in document["shards"])
+        return Manifest(document["name"], shards, document["rejected"], document["made_with"])
+
+
+def write_shard(
+    root: str | os.PathLike[str], path: str, split: str, language: str, records: Iterable[Record]
+) -> Shard:
+    """Writes one shard and its length index; both appear whole or not at all.
+
+    Args:
+      root: corpus directory.
+      path: shard path relative to it, ending in ".array_record".
+      records: in order; may be a generator.
+    """
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    final = Path(root) / path
+    final.parent.mkdir(parents=True, exist_ok=True)
+    partial = final.with_name(final.name + f".partial-{os.getpid()}")
+    lengths = []
+    try:
+        writer = ArrayRecordWriter(str(partial), "group_size:1")
+        try:
+            for record in records:
+                writer.write(record.to_bytes())
+                lengths.append(record.samples)
+        finally:
+            writer.close()
+        shard = Shard(path, split, language, len(lengths), sum(lengths), sha256(partial))
+        buffer = io.BytesIO()
+        np.save(buffer, np.asarray(lengths, np.int32))
+        write_atomically(Path(root) / shard.index_path, buffer.getvalue())
+        os.replace(partial, final)
+    finally:
+        partial.unlink(missing_ok=True)
+    return shard
+
+
+def read_lengths(root: str | os.PathLike[str], shards: Sequence[Shard]) -> list[np.ndarray]:
+    """Length index of each shard, int32 samples per record; opens no audio.
+
+    Raises:
+      CorpusError: where a shard or index is missing, or disagrees with the manifest.
+    """
+    lengths = []
+    for shard in shards:
+        for path in (shard.path, shard.index_path):
+            if not (Path(root) / path).exists():
+                raise CorpusError(f"{root} lacks {path}, which its manifest lists; copy it again, or "
+                                  "run the same xlsr_jax.prepare command, which makes only that shard")
+        index = np.load(Path(root) / shard.index_path)
+        if len(index) != shard.utterances or int(index.sum(dtype=np.int64)) != shard.samples:
+            raise CorpusError(f"{Path(root) / shard.index_path} disagrees with the manifest: "
+                              f"{len(index)} records, expected {shard.utterances}; prepare again")
+        lengths.append(index)
+    return lengths
+
+
+def open_shards(root: str | os.PathLike[str], shards: Sequence[Shard]) -> Any:
+    """Random-access source of serialized records, numbered through ``shards`` in order.
+
+    Raises:
+      CorpusError: where a shard file is truncated or no ArrayRecord.
+    """
+    from grain.sources import ArrayRecordDataSource
+
+    paths = [str(Path(root) / shard.path) for shard in shards]
+    try:
+        source = ArrayRecordDataSource(paths)
+        count = len(source)
+    except Exception as error:  # array_record raises bare RuntimeError or ValueError by version
+        raise CorpusError(f"a shard of {root} cannot be opened ({error}); compare sha256 with the "
+                          "manifest and copy or prepare it again") from error
+    expected = sum(shard.utterances for shard in shards)
+    if count != expected:
+        raise CorpusError(f"shards of {root} hold {count} records, the manifest says {expected}; "
+                          "compare sha256 with the manifest and copy or prepare again")
+    return source
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """Hex digest of a file, read in blocks."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes a file that appears whole or not at all, also through a kill or a full disk."""
+    partial = path.with_name(path.name + f".partial-{os.getpid()}")
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

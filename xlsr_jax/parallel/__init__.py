@@ -1,0 +1,1 @@
+"""Device meshes and the table that shards parameters over them."""
