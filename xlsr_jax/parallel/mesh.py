@@ -1,0 +1,77 @@
+"""The device mesh, and the one function that places activations on it."""
+
+import dataclasses
+import math
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from xlsr_jax.schema import ConfigError, setting
+
+AXES = ("replica", "fsdp", "tensor")
+BATCH_AXES = ("replica", "fsdp")  # rows are spread over both; parameters over fsdp and tensor
+LOGICAL = {"batch": BATCH_AXES, "heads": "tensor", "ffn": "tensor"}
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each axis; one of them may be -1: all devices that are left."""
+
+    replica: int = setting(1, "copies of the parameters (across slices, over DCN)", low=-1)
+    fsdp: int = setting(-1, "shards of parameters and rows", low=-1)
+    tensor: int = setting(1, "shards of attention heads and feed-forward width", low=-1)
+
+
+def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, int, int]:
+    """Sizes of (replica, fsdp, tensor) for a number of devices.
+
+    Raises:
+      ConfigError: where the sizes do not multiply to the number of devices.
+    """
+    sizes = [config.replica, config.fsdp, config.tensor]
+    if 0 in sizes or sizes.count(-1) > 1:
+        raise ConfigError(f"config.mesh {dict(zip(AXES, sizes, strict=True))}: sizes are positive, "
+                          "and at most one is -1 (all that are left)")
+    fixed = math.prod(size for size in sizes if size != -1)
+    if devices % fixed or (-1 not in sizes and fixed != devices):
+        raise ConfigError(f"config.mesh {dict(zip(AXES, sizes, strict=True))} does not fit {devices} "
+                          "devices: the product of its axes must be their number; set one axis to -1")
+    return tuple(devices // fixed if size == -1 else size for size in sizes)
+
+
+def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
+    """The mesh over all (or the given) devices, axes (replica, fsdp, tensor)."""
+    devices = jax.devices() if devices is None else devices
+    shape = mesh_shape(config, len(devices))
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def data_parallel(mesh: Mesh) -> int:
+    """Number of devices that hold different rows."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows over all data-parallel devices, everything else whole."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def constrain(x: jax.Array, *names: str | None) -> jax.Array:
+    """Places an activation: one logical name ("batch", "heads", "ffn") or None per axis.
+
+    Outside a mesh, or where an axis does not divide its dimension, nothing is asked for.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    spec = []
+    for name, size in zip(names, x.shape, strict=True):
+        axes = LOGICAL.get(name) if name else None
+        parts = math.prod(mesh.shape[a] for a in np.atleast_1d(axes)) if axes else 1
+        spec.append(axes if size % parts == 0 else None)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
