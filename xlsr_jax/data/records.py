@@ -11,12 +11,13 @@ A record is a msgpack map with the fields of ``Record``. Sampling and bucketing 
 and the length index only; audio is opened when a batch is made.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ SAMPLE_RATE = 16_000  # Hz, of every record
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 REJECTED = "rejected.jsonl"
+_KEPT = "mend that and run the same command again, all that was finished is kept"
 
 
 class CorpusError(ValueError):
@@ -167,9 +169,14 @@ class Manifest:
         if not path.exists():
             raise CorpusError(f"no corpus at {root}: {MANIFEST} is missing; make it with "
                               "python -m xlsr_jax.prepare (see --help)")
-        document = json.loads(path.read_text())
-        if document["schema_version"] != SCHEMA_VERSION:
-            raise CorpusError(f"{path} has record schema {document['schema_version']}, this version "
+        try:
+            document = json.loads(path.read_text())
+            schema = document["schema_version"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorpusError(f"{path} is damaged ({error}); delete it and run the same "
+                              "xlsr_jax.prepare command, which keeps the shards") from error
+        if schema != SCHEMA_VERSION:
+            raise CorpusError(f"{path} has record schema {schema}, this version "
                               f"reads {SCHEMA_VERSION}; prepare the corpus again")
         shards = tuple(Shard(**shard) for shard in document["shards"])
         return Manifest(document["name"], shards, document["rejected"], document["made_with"])
@@ -184,21 +191,16 @@ def write_shard(
       root: corpus directory.
       path: shard path relative to it, ending in ".array_record".
       records: in order; may be a generator.
-    """
-    from array_record.python.array_record_module import ArrayRecordWriter
 
+    Raises:
+      CorpusError: where the disk is full or refuses.
+    """
     final = Path(root) / path
     final.parent.mkdir(parents=True, exist_ok=True)
     partial = final.with_name(final.name + f".partial-{os.getpid()}")
-    lengths = []
+    lengths: list[int] = []
     try:
-        writer = ArrayRecordWriter(str(partial), "group_size:1")
-        try:
-            for record in records:
-                writer.write(record.to_bytes())
-                lengths.append(record.samples)
-        finally:
-            writer.close()
+        _write_records(partial, records, lengths)
         shard = Shard(path, split, language, len(lengths), sum(lengths), sha256(partial))
         buffer = io.BytesIO()
         np.save(buffer, np.asarray(lengths, np.int32))
@@ -207,6 +209,30 @@ def write_shard(
     finally:
         partial.unlink(missing_ok=True)
     return shard
+
+
+def _write_records(path: Path, records: Iterable[Record], lengths: list[int]) -> None:
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    def call(function: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except RuntimeError as error:  # the writer's only kind, also for a full disk
+            reason = str(error).split(";")[0]
+            raise CorpusError(f"cannot write {path}: {reason}; {_KEPT}") from error
+
+    writer = call(ArrayRecordWriter, str(path), "group_size:1")
+    try:
+        for record in records:
+            call(writer.write, record.to_bytes())
+            lengths.append(record.samples)
+        call(writer.close)
+    except BaseException:
+        with contextlib.suppress(RuntimeError):
+            writer.close()
+        raise
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 def read_lengths(root: str | os.PathLike[str], shards: Sequence[Shard]) -> list[np.ndarray]:
@@ -221,7 +247,11 @@ def read_lengths(root: str | os.PathLike[str], shards: Sequence[Shard]) -> list[
             if not (Path(root) / path).exists():
                 raise CorpusError(f"{root} lacks {path}, which its manifest lists; copy it again, or "
                                   "run the same xlsr_jax.prepare command, which makes only that shard")
-        index = np.load(Path(root) / shard.index_path)
+        try:
+            index = np.load(Path(root) / shard.index_path)
+        except (ValueError, EOFError, OSError) as error:
+            raise CorpusError(f"{Path(root) / shard.index_path} is truncated or damaged; delete it "
+                              "and run the same xlsr_jax.prepare command") from error
         if len(index) != shard.utterances or int(index.sum(dtype=np.int64)) != shard.samples:
             raise CorpusError(f"{Path(root) / shard.index_path} disagrees with the manifest: "
                               f"{len(index)} records, expected {shard.utterances}; prepare again")
@@ -251,6 +281,18 @@ def open_shards(root: str | os.PathLike[str], shards: Sequence[Shard]) -> Any:
     return source
 
 
+def damage(root: str | os.PathLike[str], shards: Sequence[Shard]) -> list[str]:
+    """One line for each shard that is missing or differs from its checksum; reads every byte."""
+    lines = []
+    for shard in shards:
+        for path in (shard.path, shard.index_path):
+            if not (Path(root) / path).exists():
+                lines.append(f"{path} is missing")
+        if (Path(root) / shard.path).exists() and sha256(Path(root) / shard.path) != shard.sha256:
+            lines.append(f"{shard.path} differs from its checksum")
+    return lines
+
+
 def sha256(path: str | os.PathLike[str]) -> str:
     """Hex digest of a file, read in blocks."""
     with open(path, "rb") as file:
@@ -258,7 +300,11 @@ def sha256(path: str | os.PathLike[str]) -> str:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file that appears whole or not at all, also through a kill or a full disk."""
+    """Writes a file that appears whole or not at all, also through a kill or a full disk.
+
+    Raises:
+      CorpusError: where the disk is full or refuses.
+    """
     partial = path.with_name(path.name + f".partial-{os.getpid()}")
     try:
         with open(partial, "wb") as file:
@@ -266,5 +312,8 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
+    except OSError as error:
+        raise CorpusError(f"cannot write {path}: {error.strerror}; {_KEPT}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
