@@ -8,7 +8,11 @@ import numpy as np
 
 
 class UnreadableAudio(ValueError):
-    """Audio that cannot be used; the message is the one-line reason that the side file keeps."""
+    """Audio that cannot be used; the message is the one-line reason that the side file keeps.
+
+    What stands before the first ": " is the kind, by which the manifest counts; what follows
+    belongs to the one utterance ("truncated: 800 of 16000 samples").
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +64,8 @@ class Corpus(Protocol):
 
     ``splits()`` names the splits; ``utterances(split)`` lists a split in a fixed order without
     opening audio; ``fingerprint()`` holds whatever changes the output (sources, options, versions
-    of label makers), so that a resumed preparation notices a change and names it.
+    of label makers), so that a resumed preparation notices a change and names it. Keys that end in
+    "version" name software: a finished corpus stays good under another one, an unfinished one not.
     """
 
     name: str

@@ -1,0 +1,197 @@
+"""Any tree of audio files, with or without a table of metadata, as a corpus.
+
+Without metadata every audio file below the source is one utterance, its id is its path, and its
+language is the option ``language`` or else the first folder of the path (``es/clips/1.mp3`` is
+Spanish). With metadata, the rows are the utterances.
+
+The split of an utterance is, in this order: the metadata's column, the option ``split``, or a
+draw from the SHA-256 of its id in proportion to ``split_shares``, which depends on nothing else.
+"""
+
+import csv
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import posixpath
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from xlsr_jax.data import audio
+from xlsr_jax.data.corpora.base import Utterance
+from xlsr_jax.data.records import CorpusError, sha256
+
+SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus")
+COLUMNS = ("id", "path", "language", "text", "speaker", "split")
+SPLITS = ("train", "valid", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """Reader of a folder; see the module's docstring for the rules.
+
+    Attributes:
+      source: the folder that holds the audio.
+      metadata: a .tsv, .csv or .jsonl file with a column ``path`` (below ``source``) and any of
+        id, language, text, speaker, split; "" for none.
+      columns: (ours, theirs) pairs where the metadata names a column otherwise, such as
+        ("text", "sentence") for Common Voice.
+      language, split: for utterances whose metadata says neither.
+      split_shares: of train, valid and test, in any unit.
+      max_seconds: longer files are set aside.
+    """
+
+    source: str
+    metadata: str = ""
+    columns: tuple[tuple[str, str], ...] = ()
+    language: str = ""
+    split: str = ""
+    split_shares: tuple[float, float, float] = (98.0, 1.0, 1.0)
+    max_seconds: float = 600.0
+    name: str = "folder"
+
+    def splits(self) -> Sequence[str]:
+        known = {split: number for number, split in enumerate(SPLITS)}
+        return sorted(self._listing, key=lambda split: (known.get(split, len(SPLITS)), split))
+
+    def utterances(self, split: str) -> Sequence[Utterance]:
+        return self._listing[split]
+
+    def fingerprint(self) -> Mapping[str, str]:
+        """Options, the metadata's checksum, and the names and sizes of all files (not contents)."""
+        files = hashlib.sha256()
+        for split in self.splits():
+            for utterance in self.utterances(split):
+                path = utterance.load.args[0]
+                size = os.path.getsize(path) if os.path.exists(path) else -1
+                files.update(f"{os.path.relpath(path, self.source)}\t{size}\n".encode())
+        return {
+            "metadata": sha256(self.metadata) if self.metadata else "none",
+            "columns": " ".join(f"{ours}={theirs}" for ours, theirs in self.columns) or "as named",
+            "language": self.language or "by utterance",
+            "split": self.split or "by utterance, else " + "/".join(map(str, self.split_shares)),
+            "max_seconds": str(self.max_seconds),
+            "files": files.hexdigest(),
+        }
+
+    @functools.cached_property
+    def _listing(self) -> dict[str, list[Utterance]]:
+        if not os.path.isdir(self.source):
+            raise CorpusError(f"no folder {self.source}; give one that holds the audio")
+        if len(self.split_shares) != 3 or min(self.split_shares) < 0 or sum(self.split_shares) <= 0:
+            raise CorpusError(f"split shares {self.split_shares} must be three numbers (train, "
+                              "valid, test), none negative, not all 0")
+        rows = _rows(self.metadata, dict(self.columns)) if self.metadata else _files(self.source)
+        listing: dict[str, list[Utterance]] = {}
+        for where, row in rows:
+            split, utterance = self._utterance(where, row)
+            listing.setdefault(split, []).append(utterance)
+        if not listing:
+            where = self.metadata or f"{self.source} (looked for {' '.join(SUFFIXES)})"
+            raise CorpusError(f"no utterances in {where}")
+        return listing
+
+    def _utterance(self, where: str, row: Mapping[str, str]) -> tuple[str, Utterance]:
+        path = _inside(self.source, row["path"], where)
+        identity = row.get("id") or path
+        language = row.get("language") or self.language
+        if not language and not self.metadata and "/" in path:
+            language = path.split("/")[0]
+        if not language:
+            raise CorpusError(f"{where} has no language; name one for all with --language, add a "
+                              "metadata column, or keep the files in a folder for each language")
+        utterance = Utterance(
+            id=identity,
+            language=language,
+            load=functools.partial(audio.decode, os.path.join(self.source, path), self.max_seconds),
+            text=row.get("text") or "",
+            speaker=row.get("speaker") or "",
+        )
+        return row.get("split") or self.split or _drawn_split(identity, self.split_shares), utterance
+
+
+def _drawn_split(identity: str, shares: Sequence[float]) -> str:
+    digest = hashlib.sha256(identity.encode()).digest()
+    point = int.from_bytes(digest[:8], "big") / 2**64 * sum(shares)
+    for split, share in zip(SPLITS, shares, strict=True):
+        if point < share:
+            return split
+        point -= share
+    return SPLITS[0]
+
+
+def _inside(source: str, path: str, where: str) -> str:
+    """``path`` relative to ``source`` with "/", refused where it leads out of it.
+
+    A rule about names: links that the owner of the folder put into it may point anywhere.
+    """
+    relative = os.path.relpath(path, os.path.abspath(source)) if os.path.isabs(path) else path
+    relative = posixpath.normpath(relative.replace(os.sep, "/"))
+    if relative == ".." or relative.startswith("../") or relative == ".":
+        raise CorpusError(f"{where}: path {path!r} leads out of the source folder {source}; "
+                          "correct it, or give a --source that holds it")
+    return relative
+
+
+def _files(source: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """(path, row) of every audio file below the source in sorted order; follows links once."""
+    found, seen = [], set()
+    for folder, below, names in os.walk(source, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        below.sort()
+        paths = (Path(folder, name) for name in names if name.lower().endswith(SUFFIXES))
+        found.extend(path.relative_to(source).as_posix() for path in paths)
+    for path in sorted(found):
+        yield path, {"path": path}
+
+
+def _rows(metadata: str, columns: Mapping[str, str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """("file, line 7", row) of a table, with our column names and only those.
+
+    TSV is split at tabs alone, quotes being text there (as in Common Voice); CSV has quotes.
+    """
+    unknown = sorted(set(columns) - set(COLUMNS))
+    if unknown:
+        raise CorpusError(f"cannot rename column {unknown[0]!r}; ours are {', '.join(COLUMNS)}")
+    names = {ours: columns.get(ours, ours) for ours in COLUMNS}
+    suffix = Path(metadata).suffix.lower()
+    if suffix not in (".tsv", ".csv", ".jsonl"):
+        raise CorpusError(f"metadata {metadata} must end in .tsv, .csv or .jsonl")
+    if not os.path.isfile(metadata):
+        raise CorpusError(f"no metadata file {metadata}")
+    with open(metadata, encoding="utf-8-sig", newline="") as file:
+        if suffix == ".jsonl":
+            rows = _json_lines(file, metadata)
+        else:
+            style = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if suffix == ".tsv" else {}
+            reader = csv.DictReader(file, **style)
+            lacking = [name for name in ("path", *columns) if names[name] not in
+                       (reader.fieldnames or ())]
+            if lacking:
+                raise CorpusError(f"{metadata} has no column {names[lacking[0]]!r}; its first line "
+                                  f"names {', '.join(reader.fieldnames or ['nothing'])}")
+            rows = ((reader.line_num, row) for row in reader)
+        for line, row in rows:
+            where = f"{metadata}, line {line}"
+            if not row.get(names["path"]):
+                raise CorpusError(f"{where} has no {names['path']}")
+            values = {ours: row.get(theirs) for ours, theirs in names.items()}
+            yield where, {ours: str(value) for ours, value in values.items() if value is not None}
+
+
+def _json_lines(file: Iterator[str], metadata: str) -> Iterator[tuple[int, dict[str, object]]]:
+    for line, text in enumerate(file, start=1):
+        if not text.strip():
+            continue
+        try:
+            row = json.loads(text)
+        except ValueError as error:
+            raise CorpusError(f"{metadata}, line {line} is no JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise CorpusError(f"{metadata}, line {line} is no JSON object")
+        yield line, row
