@@ -90,6 +90,8 @@ def _coerced(value: Any, hint: Any, key: str) -> Any:
         if isinstance(value, str) or not isinstance(value, list | tuple):
             raise ConfigError(f"{key} must be a tuple; got {value!r}")
         element = typing.get_args(hint)[0]
+        if element is str:  # --config.data.languages=es,fr arrives as ("es,fr",)
+            value = [part for item in value for part in str(item).split(",") if part]
         return tuple(_coerced(item, element, key) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

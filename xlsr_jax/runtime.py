@@ -1,0 +1,48 @@
+"""The process: hosts joined, compilation cache, threads, and a report of the devices."""
+
+import os
+import warnings
+from pathlib import Path
+
+import jax
+
+from xlsr_jax.schema import ConfigError
+
+
+def start(coordinator: str = "", processes: int = 0, process_id: int = -1) -> None:
+    """Prepares JAX before its first use.
+
+    On a TPU slice or under SLURM or Open MPI the hosts find each other; elsewhere ``coordinator``
+    ("host:port"), ``processes`` and ``process_id`` join them by hand.
+
+    Raises:
+      ConfigError: where only some of the three are given.
+    """
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or Path.home() / ".cache/xlsr_jax/compiled"
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 5.0)
+    jax.config.update("jax_threefry_partitionable", True)
+    warnings.filterwarnings("ignore", message=".*[Dd]onat.*not usable.*")
+    given = [bool(coordinator), processes > 0, process_id >= 0]
+    if all(given):
+        jax.distributed.initialize(coordinator, processes, process_id)
+    elif any(given):
+        raise ConfigError("--coordinator, --processes and --process_id go together")
+    elif _on_a_cluster():
+        jax.distributed.initialize()
+
+
+def _on_a_cluster() -> bool:
+    """Several TPU hosts, or several tasks of one job: ``jax.distributed`` finds the rest itself."""
+    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    tasks = os.environ.get("SLURM_NTASKS") or os.environ.get("OMPI_COMM_WORLD_SIZE") or "1"
+    return "," in hosts or "MEGASCALE_COORDINATOR_ADDRESS" in os.environ or int(tasks) > 1
+
+
+def device_report() -> str:
+    """One line: what the run will use."""
+    device = jax.devices()[0]
+    return (
+        f"jax {jax.__version__}, {jax.device_count()} {device.platform} device(s) "
+        f"({device.device_kind}) on {jax.process_count()} host(s)"
+    )

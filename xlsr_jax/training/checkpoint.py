@@ -1,0 +1,139 @@
+"""Checkpoints: Orbax, asynchronous, self-contained, exact.
+
+A checkpoint at step t holds the state after t updates and ``about``: the resolved configuration,
+the languages, and the step. Batch number t is a function of (seed, t), so that the step is all
+that the data needs.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as managers
+
+from xlsr_jax.parallel.rules import path_string
+from xlsr_jax.training.state import TrainState
+
+FOLDER = "checkpoints"
+BEST_BY = "contrastive"  # wav2vec 2.0 section 4.2: the lowest held-out contrastive loss
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written, read, or belongs to another model."""
+
+
+class Checkpoints:
+    """The checkpoints of one run: the latest ones and the best one are kept."""
+
+    def __init__(self, workdir: Path, keep: int) -> None:
+        metric = lambda metrics: metrics.get(BEST_BY, float("inf"))  # noqa: E731
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=managers.AnyPreservationPolicy([
+                managers.LatestN(keep),
+                managers.BestN(get_metric_fn=metric, reverse=True, n=1),
+            ]),
+            step_prefix=None,
+            enable_async_checkpointing=True,
+            cleanup_tmp_directories=True,
+        )
+        self._manager = ocp.CheckpointManager(
+            (Path(workdir) / FOLDER).absolute(),
+            options=options,
+            item_names=("state", "about"),
+        )
+
+    def latest(self) -> int | None:
+        """The newest complete step."""
+        return self._manager.latest_step()
+
+    def save(
+        self, step: int, state: TrainState, about: Mapping[str, Any], metrics: Mapping[str, float]
+    ) -> None:
+        """Starts writing; returns once the state has left the devices.
+
+        Raises:
+          CheckpointError: where this or the previous write failed (a full disk, say). What was
+            complete before stays.
+        """
+        if step in self._manager.all_steps():
+            return
+        try:
+            self._manager.check_for_errors()
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(dict(about))
+                ),
+                metrics={name: value for name, value in metrics.items() if value == value},
+                force=True,
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise self._failed(error) from error
+
+    def wait(self) -> None:
+        """Waits for the write under way, and raises ``CheckpointError`` where it failed."""
+        try:
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise self._failed(error) from error
+
+    def restore(self, step: int, abstract: TrainState) -> TrainState:
+        """The state at ``step``, placed as ``abstract`` says, on whatever mesh that names.
+
+        Raises:
+          CheckpointError: where the checkpoint holds another model, naming what differs.
+        """
+        self._check_same_model(step, abstract)
+        try:
+            return self._manager.restore(
+                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+            ).state
+        except (OSError, ValueError, KeyError) as error:
+            raise CheckpointError(
+                f"checkpoint {self._path(step)} cannot be read ({_line(error)}); delete that folder "
+                "to go on from the one before"
+            ) from error
+
+    def about(self, step: int) -> dict[str, Any]:
+        """What was saved beside the state."""
+        return json.loads(next((self._path(step) / "about").glob("*")).read_text())
+
+    def close(self) -> None:
+        self._manager.close()
+
+    def _path(self, step: int) -> Path:
+        return Path(self._manager.directory) / str(step)
+
+    def _check_same_model(self, step: int, abstract: TrainState) -> None:
+        metadata = self._manager.item_metadata(step)["state"]
+        saved = {
+            path_string(path): tuple(leaf.shape)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(metadata["params"])
+        }
+        wanted = {
+            path_string(path): tuple(leaf.shape)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(abstract.params)
+        }
+        for name in sorted(saved.keys() | wanted.keys()):
+            if saved.get(name) != wanted.get(name):
+                raise CheckpointError(
+                    f"{self._path(step)} is of another model: {name} is {saved.get(name, 'absent')} "
+                    f"there and {wanted.get(name, 'absent')} in this config; use another --workdir, "
+                    "or the config that the run was started with"
+                )
+
+    def _failed(self, error: Exception) -> CheckpointError:
+        have = self._manager.all_steps()
+        return CheckpointError(
+            f"cannot write a checkpoint to {self._manager.directory} ({_line(error)}); "
+            f"complete ones: {sorted(have) or 'none'}. Free space and run the same command again"
+        )
+
+
+def _line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__

@@ -1,0 +1,69 @@
+"""Where the time went: throughput, waiting for data, and use of the device's peak."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+# Dense bf16 peak of one device, FLOP/s, by the start of ``device_kind``. Makers' data sheets:
+# TPU v2-v6e from Google Cloud's system architecture pages, A100/H100/H200 from NVIDIA's.
+PEAK_FLOPS = {
+    "TPU v2": 22.5e12,  # per core: 45 a chip
+    "TPU v3": 61.5e12,  # per core: 123 a chip
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Peak of one device, or None where it is not known (a CPU's is never assumed)."""
+    names = sorted(PEAK_FLOPS, key=len, reverse=True)
+    return next((PEAK_FLOPS[name] for name in names if device_kind.startswith(name)), None)
+
+
+class Clock:
+    """Adds up the updates between two log lines."""
+
+    def __init__(self, devices: int, device_kind: str) -> None:
+        peak = peak_flops(device_kind)
+        self._peak = peak * devices if peak else None
+        self.restart()
+
+    def restart(self) -> None:
+        """Starts a new window; time outside training (evaluation, say) is left out this way."""
+        self._start = time.perf_counter()
+        self._waiting = 0.0
+        self._audio = 0.0
+        self._updates = 0
+        self._flops = 0.0
+
+    def waited(self, batches: Iterator[Any]) -> Any:
+        """The next batch; the time it took is counted as waiting for data."""
+        start = time.perf_counter()
+        batch = next(batches)
+        self._waiting += time.perf_counter() - start
+        return batch
+
+    def update(self, audio_seconds: float, flops: float = 0.0) -> None:
+        """Counts one update of the global batch."""
+        self._updates += 1
+        self._audio += audio_seconds
+        self._flops += flops
+
+    def figures(self) -> dict[str, float]:
+        """Figures of the window; call after its last update has finished on the device."""
+        elapsed = time.perf_counter() - self._start
+        figures = {
+            "audio_seconds_per_second": self._audio / elapsed,
+            "audio_hours_per_update": self._audio / 3600 / max(1, self._updates),
+            "updates_per_second": self._updates / elapsed,
+            "data_wait_share": self._waiting / elapsed,
+        }
+        if self._peak and self._flops:
+            figures["mfu"] = self._flops / elapsed / self._peak
+        return figures

@@ -1,0 +1,145 @@
+"""What a run tells: JSON lines, TensorBoard events, a progress bar, a picture of the curves."""
+
+import json
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+LOG = "log.jsonl"
+CURVES = "curves.png"
+
+
+class Logbook:
+    """Writes the figures of one run; on all hosts but the first it is silent.
+
+    Lines of ``log.jsonl`` are {"step", "kind", ...figures}, kind being "train", "eval", "event" or
+    "config". Restarting at a step drops the lines after it, so that a resumed run's log reads like
+    an uninterrupted one's.
+    """
+
+    def __init__(self, workdir: Path, start: int, total: int, active: bool = True) -> None:
+        self._active = active
+        if not active:
+            return
+        from tensorboardX import SummaryWriter
+        from tqdm import tqdm
+
+        self._path = workdir / LOG
+        self._drop_after(start)
+        self._file = open(self._path, "a", buffering=1)  # noqa: SIM115, open for the whole run
+        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+        self._bar = tqdm(total=total, initial=start, unit="update", dynamic_ncols=True,
+                         file=sys.stderr, mininterval=0.5, smoothing=0.05)
+
+    def metrics(self, step: int, kind: str, figures: Mapping[str, float]) -> None:
+        """One line of figures; values that are not finite are left out."""
+        if not self._active:
+            return
+        figures = {name: float(value) for name, value in figures.items()}
+        finite = {name: value for name, value in figures.items() if math.isfinite(value)}
+        self._line({"step": step, "kind": kind} | {n: _rounded(v) for n, v in finite.items()})
+        for name, value in finite.items():
+            self._events.add_scalar(f"{kind}/{name}", value, step)
+
+    def event(self, step: int, what: str, **details: Any) -> None:
+        """Something that happened: a phase begins, an alarm, a stop."""
+        if not self._active:
+            return
+        self._line({"step": step, "kind": "event", "event": what} | details)
+        self.say(f"update {step}: {what}")
+
+    def say(self, text: str) -> None:
+        """A line for the person at the terminal, above the progress bar."""
+        if self._active:
+            self._bar.write(text, file=sys.stderr)
+
+    def advance(self, step: int, shown: Mapping[str, str] | None = None) -> None:
+        if not self._active:
+            return
+        if shown:
+            self._bar.set_postfix(shown, refresh=False)
+        self._bar.update(step - self._bar.n)
+
+    def close(self) -> None:
+        if self._active:
+            self._bar.close()
+            self._events.close()
+            self._file.close()
+
+    def _line(self, entry: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+
+    def _drop_after(self, step: int) -> None:
+        if not self._path.exists():
+            return
+        kept = [entry for entry in read_log(self._path) if entry["step"] <= step]
+        partial = self._path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(e, ensure_ascii=False) + "\n" for e in kept))
+        partial.replace(self._path)
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The entries of a log; a last line cut short by a kill is left out."""
+    entries = []
+    for line in path.read_text().splitlines():
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return entries
+
+
+PANELS = (  # (title, unit, train figure, held-out figure, reference figure)
+    ("Contrastive loss", "nats per masked frame", "contrastive", "chance"),
+    ("Contrastive accuracy", "share of masked frames", "accuracy", "chance_accuracy"),
+    ("Code perplexity", "both groups, 2 is collapse", "code_perplexity", None),
+    ("Warm start", "share of log-mel variance explained", "r2", None),
+    ("Gradient norm", "before clipping", "grad_norm", None),
+    ("Throughput", "audio-seconds per second", "audio_seconds_per_second", None),
+)
+
+
+def draw_curves(workdir: Path, title: str) -> Path:
+    """Draws ``log.jsonl`` as ``curves.png``; panels whose figures never came are left out."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    entries = read_log(workdir / LOG)
+    panels = [panel for panel in PANELS if any(panel[2] in entry for entry in entries)]
+    columns = min(3, max(1, len(panels)))
+    rows = max(1, math.ceil(len(panels) / columns))
+    figure, axes = plt.subplots(rows, columns, figsize=(4.6 * columns, 3.2 * rows), squeeze=False)
+    for axis, (name, unit, key, reference) in zip(axes.flat, panels, strict=False):
+        for kind, style in (("train", {"color": "0.6", "lw": 1}), ("eval", {"color": "C0", "lw": 2})):
+            points = [(e["step"], e[key]) for e in entries if e["kind"] == kind and key in e]
+            if points:
+                marker = "o" if kind == "eval" else None
+                label = "held out" if kind == "eval" else "training"
+                axis.plot(*zip(*points, strict=True), marker=marker, ms=3, label=label, **style)
+        level = next((e[reference] for e in entries if reference in e), None) if reference else None
+        if level is not None:
+            axis.axhline(level, color="C3", ls="--", lw=1, label=f"chance {level:.3g}")
+        if key == "r2":
+            axis.set_ylim(-0.1, 1.0)
+        axis.set_title(name, loc="left", fontsize=11)
+        axis.set_ylabel(unit, fontsize=8)
+        axis.set_xlabel("update", fontsize=8)
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(fontsize=7, frameon=False)
+    for axis in axes.flat[len(panels):]:
+        axis.axis("off")
+    figure.suptitle(title, fontsize=12)
+    figure.tight_layout()
+    path = workdir / CURVES
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path
