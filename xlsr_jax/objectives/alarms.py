@@ -1,0 +1,41 @@
+"""Alarms of contrastive pretraining: a collapsed codebook, and a loss that stays at chance.
+
+Both look like ordinary runs to somebody who watches the total loss alone. A collapsed codebook makes
+every distractor equal to the positive, so that the loss falls towards 0; a model that learns
+nothing stays at log(K + 1) nats for ever.
+"""
+
+from collections.abc import Mapping
+
+EQUAL_SHARE = 0.5  # of distractors; a healthy codebook has a few hundredths
+COLLAPSED = 1.25  # times the floor of one code a group
+AT_CHANCE = 0.985  # of log(K + 1)
+
+
+def contrastive_alarms(
+    figures: Mapping[str, float], step: int, *, groups: int, patience: int
+) -> dict[str, str]:
+    """Alarms that the figures of one log line give rise to: name -> what was seen and what to try.
+
+    Args:
+      figures: summary of the objective (contrastive, chance, code_perplexity, distractor_equal).
+      step: updates within the phase.
+      groups: codebook groups, the floor of the code perplexity.
+      patience: updates after which a loss at chance level is an alarm.
+    """
+    alarms = {}
+    perplexity, equal = figures["code_perplexity"], figures["distractor_equal"]
+    if step > min(patience, 100) and (perplexity < COLLAPSED * groups or equal > EQUAL_SHARE):
+        alarms["collapse"] = (
+            f"code perplexity {perplexity:.1f} (floor {groups}), {equal:.0%} of distractors equal the "
+            f"positive, contrastive loss {figures['contrastive']:.3f}: the codebook has collapsed and a "
+            "falling loss means nothing; go back to an earlier checkpoint with a lower "
+            "config.optimizer.peak_lr or a higher diversity weight"
+        )
+    elif step >= patience and figures["contrastive"] > AT_CHANCE * figures["chance"]:
+        alarms["not learning"] = (
+            f"contrastive loss {figures['contrastive']:.3f} nats after {step} updates is still the "
+            f"chance level {figures['chance']:.3f}; try a lower config.optimizer.peak_lr, a larger "
+            "config.data.batch_seconds, or config.warm_start.updates=400"
+        )
+    return alarms

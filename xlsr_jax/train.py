@@ -1,0 +1,56 @@
+"""Pretrains a model: ``python -m xlsr_jax.train --config=configs/quickstart.py [--workdir=DIR]``.
+
+Any setting can be given as ``--config.group.name=value``. Running the same command again goes on
+from the newest checkpoint of the run.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, see configs/.", short_name="c")
+_WORKDIR = flags.DEFINE_string("workdir", "", "Where the run lives; runs/<config name> if not given.")
+_COORDINATOR = flags.DEFINE_string("coordinator", "", "host:port of process 0, to join by hand.")
+_PROCESSES = flags.DEFINE_integer("processes", 0, "Number of processes, to join by hand.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Number of this process, from 0.")
+
+
+def main(_: list[str]) -> None:
+    # Imported here, so that --help and a mistyped flag answer at once.
+    from xlsr_jax import config, experiment, runtime
+    from xlsr_jax.data.records import CorpusError
+    from xlsr_jax.schema import ConfigError
+    from xlsr_jax.training.checkpoint import CheckpointError
+    from xlsr_jax.training.loop import TrainingStopped
+
+    logging.set_verbosity(logging.WARNING)
+    try:
+        settings = config.resolve(_CONFIG.value)
+        runtime.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS_ID.value)
+        print(runtime.device_report(), file=sys.stderr)
+        workdir = Path(_WORKDIR.value or Path("runs") / settings.name)
+        experiment.pretrain(settings, workdir)
+    except (ConfigError, CorpusError, CheckpointError, TrainingStopped, OSError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def parse_flags(arguments: list[str]) -> list[str]:
+    """Parses the command line; an unknown setting or a missing config file is one line, not a trace."""
+    try:
+        rest = app.parse_flags_with_usage(arguments)
+        if _CONFIG.value is None:
+            raise ValueError("--config=FILE is missing; try --config=configs/quickstart.py")
+        _CONFIG.value.keys()  # a file that failed to load raises its own error here
+        return rest
+    except (AttributeError, KeyError) as error:
+        print(f"ConfigError: no such setting on the command line: {error}", file=sys.stderr)
+    except Exception as error:  # whatever the config file raised, told in one line
+        print(f"ConfigError: {type(error).__name__}: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)
