@@ -1,0 +1,1 @@
+"""Text: speech from text, phonemes, number words. NumPy at most, never JAX."""
