@@ -1,1 +1,1 @@
-"""What is trained: each objective maps (params, batch, key, step) to (numerator, denominator) sums."""
+"""What is trained: each objective maps (params, batch, key, step) to sums over the batch."""

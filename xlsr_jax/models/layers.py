@@ -1,0 +1,90 @@
+"""The small pieces that every part of the model is made of.
+
+Shape suffixes in model code: ``B`` batch rows, ``N`` samples, ``T`` frames, ``C`` convolution
+channels, ``D`` width, ``H`` heads, ``F`` ffn width, ``M`` masked frames (a static bound),
+``G`` quantizer groups, ``V`` codewords of a group, ``K`` distractors. ``x_BTD`` is [B, T, D].
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+EPSILON = 1e-5  # of every norm, as in the published models
+
+Params = dict[str, Any]
+Constrain = Callable[..., jax.Array]
+
+
+def unconstrained(x: jax.Array, *axes: str | None) -> jax.Array:
+    """The ``constrain`` of a program without a mesh: returns ``x``."""
+    return x
+
+
+def layer_norm(x: jax.Array, params: Params) -> jax.Array:
+    """Normalises the last axis in fp32 and casts back; ``params`` holds scale and bias."""
+    x32 = x.astype(jnp.float32)
+    centred = x32 - jnp.mean(x32, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+    y = centred * jax.lax.rsqrt(variance + EPSILON) * params["scale"] + params["bias"]
+    return y.astype(x.dtype)
+
+
+def linear(x: jax.Array, params: Params) -> jax.Array:
+    """``x @ kernel + bias`` in the dtype of ``x``; kernel [in, out], bias [out]."""
+    return x @ params["kernel"].astype(x.dtype) + params["bias"].astype(x.dtype)
+
+
+@jax.custom_vjp
+def gelu(x: jax.Array) -> jax.Array:
+    """Exact GELU, x Phi(x) with the error function, evaluated in fp32."""
+    return _gelu_forward(x)[0]
+
+
+def _gelu_forward(x):
+    # The derivative is the only residual: it shares the error function with the value here,
+    # where plain differentiation would keep or recompute several arrays of this size.
+    x32 = x.astype(jnp.float32)
+    cdf = 0.5 * (1 + jax.lax.erf(x32 * 0.5**0.5))
+    density = jnp.exp(-0.5 * jnp.square(x32)) * (2 * jnp.pi) ** -0.5
+    return (x32 * cdf).astype(x.dtype), (cdf + x32 * density).astype(x.dtype)
+
+
+gelu.defvjp(_gelu_forward, lambda derivative, g: (g * derivative,))
+
+
+def activation(name: str) -> Callable[[jax.Array], jax.Array]:
+    """"exact" is the published GELU; "tanh" its approximation, off by up to 5e-4."""
+    return {"exact": gelu, "tanh": lambda x: jax.nn.gelu(x, approximate=True)}[name]
+
+
+def scale_gradient(x: jax.Array, scale: float) -> jax.Array:
+    """``x`` going forward, its gradient times ``scale`` going back (0 stops it)."""
+    if scale == 1.0:
+        return x
+    if scale == 0.0:
+        return jax.lax.stop_gradient(x)
+    return _scale_gradient(x, scale)
+
+
+_scale_gradient = jax.custom_vjp(lambda x, scale: x, nondiff_argnums=(1,))
+_scale_gradient.defvjp(lambda x, scale: (x, None), lambda scale, _, g: (g * scale,))
+
+
+def uniform_fan_in(fan_in: int) -> Callable[..., jax.Array]:
+    """Initializer U(-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's default for linear layers."""
+    bound = fan_in**-0.5
+    return lambda key, shape: jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+
+
+def init_linear(key: jax.Array, fan_in: int, fan_out: int) -> Params:
+    """A linear layer outside the Transformer: kernel and bias both uniform by fan-in."""
+    kernel_key, bias_key = jax.random.split(key)
+    draw = uniform_fan_in(fan_in)
+    return {"kernel": draw(kernel_key, (fan_in, fan_out)), "bias": draw(bias_key, (fan_out,))}
+
+
+def init_norm(key: jax.Array, width: int) -> Params:
+    """Scale 1, bias 0."""
+    return {"scale": jnp.ones(width), "bias": jnp.zeros(width)}

@@ -1,0 +1,92 @@
+"""The grouped, weight-normalised convolution that tells the Transformer about positions.
+
+Kernel k (128), padding k // 2 on both sides, and the one frame too many that an even kernel
+gives is dropped at the end: output t sees inputs t - k // 2 ... t - k // 2 + k - 1.
+
+On a CPU the grouped convolution is slow, and so here it is done in the frequency domain, with
+the Fourier transforms written as products with a matrix of cosines and sines.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from xlsr_jax.models import layers
+
+
+def init(key: jax.Array, kernel: int, width: int, groups: int) -> layers.Params:
+    """weight_v N(0, sqrt(4 / (kernel * width))), weight_g its norm a tap, bias 0."""
+    shape = (kernel, width // groups, width)
+    weight_v = jax.random.normal(key, shape) * (4 / (kernel * width)) ** 0.5
+    return {
+        "weight_g": jnp.sqrt(jnp.sum(jnp.square(weight_v), axis=(1, 2), keepdims=True)),
+        "weight_v": weight_v,
+        "bias": jnp.zeros(width),
+    }
+
+
+def weight(params: layers.Params) -> jax.Array:
+    """[k, D / groups, D]: g v / |v|, the norm taken over both channel axes, per kernel tap."""
+    v = params["weight_v"]
+    norm = jnp.sqrt(jnp.sum(jnp.square(v), axis=(1, 2), keepdims=True))
+    return v * (params["weight_g"] / norm)
+
+
+def apply(x_BTD: jax.Array, params: layers.Params, groups: int) -> jax.Array:
+    """[B, T, D] to [B, T, D], before the activation."""
+    convolve = in_frequency if jax.default_backend() == "cpu" else directly
+    y = convolve(x_BTD, weight(params), groups)
+    return y.astype(x_BTD.dtype) + params["bias"].astype(x_BTD.dtype)
+
+
+def directly(x_BTD: jax.Array, weight_kID: jax.Array, groups: int) -> jax.Array:
+    """The convolution as the backend does it."""
+    kernel = weight_kID.shape[0]
+    return jax.lax.conv_general_dilated(
+        x_BTD,
+        weight_kID.astype(x_BTD.dtype),
+        window_strides=(1,),
+        padding=[(kernel // 2, kernel - 1 - kernel // 2)],
+        dimension_numbers=("NTC", "TIO", "NTC"),
+        feature_group_count=groups,
+    )
+
+
+def in_frequency(x_BTD: jax.Array, weight_kID: jax.Array, groups: int) -> jax.Array:
+    """The same through real Fourier transforms of length n, in fp32.
+
+    The correlation c[t] = sum_j w[j] x[t + j] is wanted for t = -k // 2 ... T - 1 - k // 2. Taken
+    around a circle of n >= T + k // 2 samples nothing wanted overlaps with anything else.
+    """
+    batch, length, width = x_BTD.shape
+    kernel, inputs, _ = weight_kID.shape
+    n = length + kernel // 2
+    to_x, to_weight, back = _transforms(n, length, kernel)
+    bins = n // 2 + 1
+    split = (groups, inputs)
+    x = jnp.einsum("ft,btd->fbd", to_x, x_BTD.astype(jnp.float32))
+    x = x.reshape(2, bins, batch, *split)
+    w = jnp.einsum("fk,kid->fid", to_weight, weight_kID.astype(jnp.float32))
+    w = w.reshape(2, bins, inputs, groups, width // groups)
+    # One product a (bin, group) gives all four of real and imaginary parts.
+    product = jnp.einsum("pfbgi,qfigo->fgpbqo", x, w)
+    real = product[:, :, 0, :, 0] + product[:, :, 1, :, 1]  # x conj(w)
+    imaginary = product[:, :, 1, :, 0] - product[:, :, 0, :, 1]
+    y = jnp.stack([real, imaginary]).reshape(2 * bins, groups, batch, width // groups)
+    return jnp.einsum("tf,fgbo->btgo", back, y).reshape(batch, length, width)
+
+
+def _transforms(n: int, length: int, kernel: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Matrices [2 bins, T] and [2 bins, k] into, and [T, 2 bins] out of, the frequency domain."""
+    frequency = np.arange(n // 2 + 1)
+
+    def rows(times):
+        angle = 2 * np.pi * (np.outer(frequency, times) % n) / n
+        return np.concatenate([np.cos(angle), -np.sin(angle)])
+
+    # A real signal's bins but the first, and the last of an even n, stand for two.
+    count = np.where((frequency == 0) | (2 * frequency == n), 1, 2) / n
+    wanted = np.arange(length) - kernel // 2
+    back = rows(wanted) * np.concatenate([count, count])[:, None]
+    return tuple(m.astype(np.float32) for m in (rows(np.arange(length)), rows(np.arange(kernel)),
+                                                back.T))
