@@ -137,7 +137,9 @@ class Manifest:
         shards = tuple(shard for shard in self.shards if shard.split == split)
         if not shards:
             have = sorted({shard.split for shard in self.shards}) or ["none"]
-            raise CorpusError(f"corpus {self.name} has no split {split!r}; it has {', '.join(have)}")
+            raise CorpusError(
+                f"corpus {self.name} has no split {split!r}; it has {', '.join(have)}"
+            )
         return shards
 
     def hours(self, split: str) -> dict[str, float]:
@@ -245,8 +247,8 @@ def read_lengths(root: str | os.PathLike[str], shards: Sequence[Shard]) -> list[
     for shard in shards:
         for path in (shard.path, shard.index_path):
             if not (Path(root) / path).exists():
-                raise CorpusError(f"{root} lacks {path}, which its manifest lists; copy it again, or "
-                                  "run the same xlsr_jax.prepare command, which makes only that shard")
+                raise CorpusError(f"{root} lacks {path}, which its manifest lists; copy it again, "
+                                  "or run the same xlsr_jax.prepare command, which makes only it")
         try:
             index = np.load(Path(root) / shard.index_path)
         except (ValueError, EOFError, OSError) as error:

@@ -108,7 +108,8 @@ class Folder:
             text=row.get("text") or "",
             speaker=row.get("speaker") or "",
         )
-        return row.get("split") or self.split or _drawn_split(identity, self.split_shares), utterance
+        split = row.get("split") or self.split or _drawn_split(identity, self.split_shares)
+        return split, utterance
 
 
 def _drawn_split(identity: str, shares: Sequence[float]) -> str:

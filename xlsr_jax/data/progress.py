@@ -1,0 +1,155 @@
+"""What an unfinished preparation has on disk: the plan, one commit a shard, and the lock.
+
+    <output>/progress/plan.json            what is being prepared: a resumed run must match it
+    <output>/progress/lock                 held by the one process that writes
+    <output>/progress/<shard>.json         what became of one shard; see ``Commit``
+
+They stay when the corpus is finished, for repairs, and may then be deleted.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from xlsr_jax.data import records
+from xlsr_jax.data.records import CorpusError, Shard
+
+PROGRESS = "progress"
+
+
+class AnotherWriter(CorpusError):
+    """Another process is writing the corpus."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Commit:
+    """What became of one planned shard.
+
+    Attributes:
+      shard: None where no utterance was usable.
+      size: of the shard file in bytes.
+      rejected: {id, split, language, reason} of the utterances set aside.
+    """
+
+    shard: Shard | None
+    size: int
+    rejected: tuple[Mapping[str, str], ...]
+
+    def save(self, root: str | os.PathLike[str], path: str) -> None:
+        """Commits the shard planned at ``path``; to be called when its files are written."""
+        document = json.dumps(dataclasses.asdict(self)).encode()
+        file = _commit_path(root, path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        records.write_atomically(file, document)
+
+    @staticmethod
+    def load(root: str | os.PathLike[str], path: str) -> "Commit | None":
+        """The commit of ``path`` if its files are there with the committed sizes, else None."""
+        try:
+            document = json.loads(_commit_path(root, path).read_text())
+            shard = Shard(**document["shard"]) if document["shard"] else None
+            if shard is not None:
+                if (Path(root) / path).stat().st_size != document["size"]:
+                    return None
+                records.read_lengths(root, [shard])
+            return Commit(shard, document["size"], tuple(document["rejected"]))
+        except (OSError, ValueError, KeyError, TypeError):  # CorpusError is a ValueError
+            return None
+
+
+def _commit_path(root: str | os.PathLike[str], path: str) -> Path:
+    return Path(root) / PROGRESS / (path.removesuffix(".array_record") + ".json")
+
+
+@contextlib.contextmanager
+def only_writer(root: Path) -> Iterator[None]:
+    """Holds ``root`` for this process while the context lasts.
+
+    The lock is the kernel's: it ends with its process, however that ends, so none goes stale.
+
+    Raises:
+      AnotherWriter: while another process holds it.
+      CorpusError: where ``root`` cannot be written, or holds files that are no preparation.
+    """
+    folder = root / PROGRESS
+    try:
+        strangers = sorted(os.listdir(root)) if root.exists() and not folder.exists() else []
+        if strangers:
+            raise CorpusError(
+                f"{root} is not empty and no preparation of ours began there (it has "
+                f"{strangers[0]}); use another --output"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / "lock", "a+")  # noqa: SIM115
+    except OSError as error:
+        raise CorpusError(f"cannot write in {root}: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise AnotherWriter(
+                f"{root} is being prepared by {holder}; wait for it, or use another --output"
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+
+
+def claim(root: Path, plan: Mapping[str, str]) -> None:
+    """Writes the plan, or holds this run against the plan that an earlier run wrote.
+
+    Raises:
+      CorpusError: naming what changed since.
+    """
+    path = root / PROGRESS / "plan.json"
+    before = _plan(root)
+    if before is None:
+        records.write_atomically(path, json.dumps(plan, indent=1).encode())
+        return
+    changed = changes(before, plan)
+    if changed:
+        raise CorpusError(
+            f"{root} was begun with {changed}; use another --output, or --overwrite to begin again"
+        )
+    for partial in root.rglob("*.partial-*"):  # of workers that were killed
+        partial.unlink(missing_ok=True)
+
+
+def clear(root: Path) -> None:
+    """Removes what a preparation wrote in ``root``, finished or not, and nothing else."""
+    plan = _plan(root)
+    if plan is None:
+        return
+    (root / records.MANIFEST).unlink(missing_ok=True)  # first: what is left is no whole corpus
+    for split in plan.get("splits", "").split():
+        shutil.rmtree(root / split, ignore_errors=True)
+        shutil.rmtree(root / PROGRESS / split, ignore_errors=True)
+    (root / records.REJECTED).unlink(missing_ok=True)
+    (root / PROGRESS / "plan.json").unlink()
+
+
+def _plan(root: Path) -> dict[str, str] | None:
+    path = root / PROGRESS / "plan.json"
+    if not path.exists():
+        return None
+    try:
+        return dict(json.loads(path.read_text()))
+    except ValueError as error:
+        raise CorpusError(f"{path} is damaged; use another --output") from error
+
+
+def changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """'encoding pcm16 (now flac) and ...' for every key that differs; '' for none."""
+    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    return " and ".join(
+        f"{key} {before.get(key, 'unset')} (now {now.get(key, 'unset')})" for key in keys
+    )
