@@ -1,6 +1,7 @@
 """The one joint: a validated config becomes data, objective, optimizer and mesh."""
 
 import json
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,7 @@ def pretrain(config: Config, workdir: Path) -> None:
 def make_objective(config: Config, languages: tuple[str, ...]) -> loop.Objective:
     """The objective of the config's method."""
     module = configuration.method_module(config.method)
-    return module.make_objective(config.model, config.objective, languages)
+    return module.make_objective(config.model, config.objective, languages, meshes.constrain)
 
 
 def make_phases(config: Config, languages: tuple[str, ...]) -> list[loop.Phase]:
@@ -94,11 +95,11 @@ def make_phases(config: Config, languages: tuple[str, ...]) -> list[loop.Phase]:
     phases = []
     warm = config.warm_start
     if warm.updates:
-        main = WithHead(main, LogMelObjective(config.model, languages, warm.bands))
+        regression = LogMelObjective(config.model, warm.bands)
         settings = optimizer.OptimizerConfig(
             peak_lr=warm.peak_lr, warmup_share=warm.warmup_share, weight_decay=0.0
         )
-        phases.append(_phase("warm_start", main.warm, settings, 0, warm.updates))
+        phases.append(_phase("warm_start", regression, settings, 0, warm.updates))
     updates = config.training.updates
     phases.append(_phase(config.method, main, config.optimizer, warm.updates, updates))
     return phases
@@ -131,7 +132,7 @@ def row_multiple(config: Config, mesh: jax.sharding.Mesh) -> int:
             f"set config.objective.diversity_groups={accumulation} or a multiple"
         )
     devices = meshes.data_parallel(mesh) * accumulation
-    return _least_common_multiple(devices, groups)
+    return math.lcm(devices, groups)
 
 
 def prepare_corpus(config: Config) -> None:
@@ -146,12 +147,6 @@ def prepare_corpus(config: Config) -> None:
 
     corpus = SpokenText(hours=config.corpus.hours, seed=config.corpus.seed)
     prepare(corpus, path)
-
-
-def _least_common_multiple(*numbers: int) -> int:
-    import math
-
-    return math.lcm(*numbers)
 
 
 def _remember_config(config: dict[str, Any], workdir: Path) -> list[str]:

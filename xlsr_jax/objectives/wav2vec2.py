@@ -18,9 +18,11 @@ from xlsr_jax.models import layers
 from xlsr_jax.models.context_network import Randomness
 from xlsr_jax.models.dropout import row_seeds
 from xlsr_jax.models.feature_encoder import receptive_field
+from xlsr_jax.models.flops import pretraining_flops
 from xlsr_jax.models.quantizer import perplexity
 from xlsr_jax.models.wav2vec2 import Forward, ModelConfig, Wav2Vec2
 from xlsr_jax.objectives import contrastive, masking
+from xlsr_jax.objectives.alarms import contrastive_alarms
 from xlsr_jax.schema import ConfigError, setting
 
 SAMPLE_RATE = 16_000
@@ -57,6 +59,9 @@ class ObjectiveConfig:
     )
     feature_penalty_weight: float = setting(
         10.0, "of the mean square of the feature encoder's output (Large 0)", low=0.0
+    )
+    alarm_patience: int = setting(
+        5_000, "updates after which a loss still at chance raises an alarm", low=1
     )
 
     def __post_init__(self):
@@ -104,8 +109,9 @@ class Wav2Vec2Objective:
         batch: Mapping[str, jax.Array],
         key: jax.Array,
         step: jax.Array,
+        *,
         train: bool = True,
-        groups: int = 1,
+        microbatches: int = 1,
     ) -> Sums:
         """(numerator, denominator) of everything; "loss" is what is differentiated.
 
@@ -114,10 +120,18 @@ class Wav2Vec2Objective:
           step: contrastive updates done, for the Gumbel temperature.
           train: whether to draw dropout, LayerDrop and Gumbel noise. Masks and distractors are
             drawn either way.
-          groups: diversity groups in these rows; row i belongs to group i mod ``groups``.
+          microbatches: into how many parts the update's rows were cut. Row i of part m is row
+            i * microbatches + m of the update, and update row r belongs to diversity group r mod
+            ``diversity_groups``, so that each part holds whole groups. Evaluation has one group.
         """
         cfg, c = self.config, self.model.config
         rows = batch["waveform"].shape[0]
+        groups = cfg.diversity_groups // microbatches if train else 1
+        if groups * microbatches != cfg.diversity_groups and train:
+            raise ConfigError(
+                f"{microbatches} microbatches do not divide {cfg.diversity_groups} diversity groups; "
+                "make objective.diversity_groups a multiple of training.accumulation"
+            )
         if rows % groups:
             raise ConfigError(
                 f"{rows} rows of a microbatch do not divide over {groups} diversity groups; "
@@ -296,6 +310,27 @@ class Wav2Vec2Objective:
             metrics[f"accuracy/{language}"] = ratio["language_accuracy"][i]
             metrics[f"audio_share/{language}"] = ratio["language_audio"][i]
         return metrics
+
+    def alarms(self, figures: Mapping[str, float], step: int) -> dict[str, str]:
+        """What in the figures of a log line deserves a warning: name -> text."""
+        return contrastive_alarms(
+            figures, step, groups=self.model.config.groups, patience=self.config.alarm_patience
+        )
+
+    def flops(self, rows: int, samples: int) -> float:
+        """Model FLOPs of one update, see ``models/flops.py``."""
+        share = 1 - (1 - self.config.mask_prob / self.config.mask_length) ** self.config.mask_length
+        return pretraining_flops(self.model.config, rows, samples, share)
+
+
+def make_objective(
+    model: ModelConfig,
+    objective: ObjectiveConfig,
+    languages: Sequence[str],
+    constrain: layers.Constrain = layers.unconstrained,
+) -> Wav2Vec2Objective:
+    """The objective as ``experiment`` asks every method for it."""
+    return Wav2Vec2Objective(model, objective, languages, constrain)
 
 
 def window(config: ModelConfig) -> int:

@@ -1,0 +1,102 @@
+"""The published recipes that several config files share, and their small variants.
+
+Sources: W2V = wav2vec 2.0 (arXiv 2006.11477) and its released configs
+``examples/wav2vec/config/pretraining/*.yaml``; XLSR = arXiv 2006.13979, section 3.2.
+"""
+
+from ml_collections import ConfigDict
+
+from xlsr_jax import config as configuration
+
+GPU_SECONDS_BASE = 1_400_000 / 16_000  # W2V, XLSR: up to 1.4 M samples a GPU
+GPU_SECONDS_LARGE = 1_200_000 / 16_000  # W2V, XLSR: up to 1.2 M samples a GPU
+
+
+def base(name: str) -> ConfigDict:
+    """wav2vec 2.0 Base as released: raw waveform, group norm, post-norm, 95 M parameters."""
+    config = configuration.default(name)
+    config.data.normalize = False
+    config.data.max_crop_samples = 250_000
+    config.data.batch_seconds = 64 * GPU_SECONDS_BASE
+    config.objective.diversity_groups = 64
+    return config
+
+
+def large(name: str) -> ConfigDict:
+    """wav2vec 2.0 Large for normalised audio: layer norm, pre-norm, 317 M parameters."""
+    config = configuration.default(name)
+    config.data.normalize = True
+    config.data.max_crop_samples = 320_000
+    config.data.batch_seconds = 64 * GPU_SECONDS_LARGE
+    config.objective.diversity_groups = 64
+    model = config.model
+    model.encoder_norm, model.conv_bias, model.pre_norm = "layer", True, True
+    model.layers, model.dim, model.heads, model.ffn = 24, 1024, 16, 4096
+    model.code_dim = model.final_dim = 768
+    model.feature_grad_scale = 1.0
+    model.layerdrop = 0.0
+    model.remat = "layer"
+    config.objective.gumbel_floor = 0.1
+    config.objective.feature_penalty_weight = 0.0
+    return config
+
+
+def xlsr(config: ConfigDict) -> ConfigDict:
+    """XLSR section 3.2: 250 k updates, the first 10 % warm up, bf16 compute, 64 GPUs."""
+    config.training.updates = 250_000
+    config.optimizer.warmup_share = 0.1
+    config.optimizer.peak_lr = 1e-3 if config.model.encoder_norm == "layer" else 5e-4
+    config.model.dtype = "bfloat16"
+    return config
+
+
+def few_gpus(config: ConfigDict, gpus: int) -> ConfigDict:
+    """The same recipe on fewer GPUs' worth of audio an update (XLSR: 16 for monolingual runs)."""
+    config.data.batch_seconds *= gpus / config.objective.diversity_groups
+    config.objective.diversity_groups = gpus
+    return config
+
+
+def variant(config: ConfigDict, name: str) -> ConfigDict:
+    """"": as it stands; "paper": what the paper's text says where the code differs; "tiny".
+
+    Raises:
+      ValueError: for another name.
+    """
+    if name == "paper":
+        return _paper(config)
+    if name == "tiny":
+        return _tiny(config)
+    if name:
+        raise ValueError(f"unknown variant {name!r}; there are paper and tiny")
+    return config
+
+
+def _paper(config: ConfigDict) -> ConfigDict:
+    if config.model.encoder_norm == "group":
+        config.model.heads = 8  # the papers' text; the released weights were trained with 12
+    config.objective.diversity = "entropy"
+    return config
+
+
+def _tiny(config: ConfigDict) -> ConfigDict:
+    """The same flavour and recipe, small enough for a test: 8 updates on the demonstration corpus."""
+    config.name += "_tiny"
+    config.data.path = "corpora/spoken_text_tiny"
+    config.corpus.make, config.corpus.hours = "spoken_text", 0.05
+    config.data.languages = ()
+    config.data.batch_seconds, config.data.max_crop_samples = 16.0, 32_000
+    config.data.min_samples, config.data.eval_seconds = 8_000, 4.0
+    config.data.buckets = 2
+    config.objective.diversity_groups = 2
+    config.objective.distractors = 10
+    model = config.model
+    model.conv_dims = (32,) * 7
+    model.layers, model.dim, model.heads, model.ffn = 2, 32, 4, 64
+    model.position_kernel, model.position_groups = 16, 4
+    model.codewords, model.code_dim, model.final_dim = 16, 16, 16
+    model.dtype = "float32"
+    training = config.training
+    training.updates, training.log_every = 8, 4
+    training.eval_every = training.save_every = 8
+    return config
