@@ -160,10 +160,15 @@ class Wav2Vec2(nn.Module):
             "context_projection", layers.init_linear, c.dim, c.final_dim
         )
 
-    def encode(self, waveform_BN: jax.Array, samples_B: jax.Array) -> jax.Array:
-        """[B, T, C]: the feature encoder's output, before its norm."""
-        features = self.feature_encoder(waveform_BN, samples_B)
-        return layers.scale_gradient(features, self.config.feature_grad_scale)
+    def encode(
+        self, waveform_BN: jax.Array, samples_B: jax.Array, grad_scale: float | None = None
+    ) -> jax.Array:
+        """[B, T, C]: the feature encoder's output, before its norm.
+
+        ``grad_scale`` takes the place of the config's ``feature_grad_scale``.
+        """
+        scale = self.config.feature_grad_scale if grad_scale is None else grad_scale
+        return layers.scale_gradient(self.feature_encoder(waveform_BN, samples_B), scale)
 
     def normalise(self, features_BTC: jax.Array) -> jax.Array:
         """[B, T, C]: features with each frame normalised; what quantizer and projection see."""

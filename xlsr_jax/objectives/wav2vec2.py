@@ -19,9 +19,12 @@ from xlsr_jax.models.context_network import Randomness
 from xlsr_jax.models.dropout import row_seeds
 from xlsr_jax.models.feature_encoder import receptive_field
 from xlsr_jax.models.flops import pretraining_flops
+from xlsr_jax.models.flops import pretraining_flops
 from xlsr_jax.models.quantizer import perplexity
 from xlsr_jax.models.wav2vec2 import Forward, ModelConfig, Wav2Vec2
 from xlsr_jax.objectives import contrastive, masking
+from xlsr_jax.objectives.alarms import contrastive_alarms
+from xlsr_jax.parallel.mesh import constrain
 from xlsr_jax.objectives.alarms import contrastive_alarms
 from xlsr_jax.schema import ConfigError, setting
 
@@ -64,6 +67,10 @@ class ObjectiveConfig:
         5_000, "updates after which a loss still at chance raises an alarm", low=1
     )
 
+    patience: int = setting(
+        10_000, "updates after which a loss still at chance level is an alarm", low=1
+    )
+
     def __post_init__(self):
         if self.gumbel_floor > self.gumbel_start:
             raise ConfigError(
@@ -90,10 +97,10 @@ class Wav2Vec2Objective:
         model: ModelConfig,
         objective: ObjectiveConfig,
         languages: Sequence[str] = (),
-        constrain: layers.Constrain = layers.unconstrained,
+        place: layers.Constrain = layers.unconstrained,
     ):
         self.config = objective
-        self.model = Wav2Vec2(model, constrain)
+        self.model = Wav2Vec2(model, place)
         self.languages = tuple(languages)
 
     def init(self, key: jax.Array) -> dict[str, Any]:
@@ -169,6 +176,21 @@ class Wav2Vec2Objective:
         )
         return self._sums(forward, batch, masked, distractors, temperature, groups)
 
+    def _local_groups(self, rows: int, microbatches: int) -> int:
+        """Diversity groups among ``rows``; row i belongs to group i mod this number."""
+        groups, left = divmod(self.config.diversity_groups, microbatches)
+        if left:
+            raise ConfigError(
+                f"objective.diversity_groups {self.config.diversity_groups} must be a multiple of "
+                f"the {microbatches} microbatches of an update"
+            )
+        if rows % groups:
+            raise ConfigError(
+                f"{rows} rows of a microbatch do not divide over {groups} diversity groups; "
+                f"use {rows - rows % groups or groups} rows or another objective.diversity_groups"
+            )
+        return groups
+
     def _masked(self, batch, keys_B) -> masking.Masked:
         cfg, c = self.config, self.model.config
         length = c.frames(batch["waveform"].shape[1])
@@ -221,7 +243,7 @@ class Wav2Vec2Objective:
         seconds_B = weight_B * batch["samples"] / SAMPLE_RATE
         sums = {
             "loss": (loss, frames),
-            "contrastive_loss": (contrastive_loss, frames),
+            "contrastive": (contrastive_loss, frames),
             "accuracy": (jnp.sum(scores.correct), frames),
             "distractor_equal": (jnp.sum(scores.equal), frames * distractors.shape[-1]),
             "diversity": (diversity, frames),
@@ -279,14 +301,14 @@ class Wav2Vec2Objective:
     def summarize(self, sums: Sums) -> dict[str, jax.Array]:
         """Logged scalars of sums that were added over microbatches, devices or batches.
 
-        "loss" and "contrastive_loss" are nats per masked frame; "chance_loss" and
+        "loss" and "contrastive" are nats per masked frame; "chance" (nats) and
         "chance_accuracy" are what guessing gives. Perplexities are over all frames summed, in
         [G, G * V]. Languages without audio in the sums give NaN.
         """
         ratio = {name: jnp.asarray(n) / d for name, (n, d) in sums.items()}
         plain = (
             "loss",
-            "contrastive_loss",
+            "contrastive",
             "accuracy",
             "distractor_equal",
             "diversity",
@@ -296,7 +318,7 @@ class Wav2Vec2Objective:
         )
         metrics = {name: ratio[name] for name in plain}
         metrics |= {
-            "chance_loss": jnp.asarray(math.log(self.config.distractors + 1)),
+            "chance": jnp.asarray(math.log(self.config.distractors + 1)),
             "chance_accuracy": jnp.asarray(1 / (self.config.distractors + 1)),
             "code_perplexity": perplexity(ratio["codes"]),
             "prob_perplexity": perplexity(ratio["probabilities"]),

@@ -1,0 +1,147 @@
+"""The warm start: the feature encoder learns to regress log-mel frames through a linear map.
+
+From random weights and with little compute the contrastive task can stay at its chance level for
+as long as one waits: the targets are a random quantization of random features. A few hundred
+updates of this regression give the encoder something to quantize. The linear map is thrown away.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from xlsr_jax.models import layers
+from xlsr_jax.models.feature_encoder import receptive_field
+from xlsr_jax.models.flops import BACKWARD, encoder_flops
+from xlsr_jax.models.wav2vec2 import ModelConfig, Wav2Vec2
+from xlsr_jax.objectives.wav2vec2 import SAMPLE_RATE, ObjectiveConfig, Sums, Wav2Vec2Objective
+from xlsr_jax.parallel.mesh import constrain
+
+FLOOR = 1e-5  # of the utterance's mean band energy: 50 dB down
+
+
+class LogMelObjective:
+    """Mean square error of an utterance's normalised log-mel frames, as a phase of training.
+
+    The parameters are those of ``Wav2Vec2Objective`` with ``log_mel_head`` beside them; the
+    contrastive phase takes the same tree and leaves the head alone.
+    """
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        languages: Sequence[str] = (),
+        bands: int = 40,
+        place: layers.Constrain = constrain,
+    ):
+        self.model = Wav2Vec2(model, place)
+        self.languages = tuple(languages)
+        self.bands = bands
+
+    def init(self, key: jax.Array) -> dict[str, Any]:
+        """Parameters of the whole model and the head, fp32, as a plain nested dict."""
+        config = self.model.config
+        params = Wav2Vec2Objective(config, ObjectiveConfig()).init(key)
+        head_key = jax.random.fold_in(key, self.bands)
+        head = layers.init_linear(head_key, config.conv_dims[-1], self.bands)
+        return params | {"log_mel_head": head}
+
+    def loss(
+        self,
+        params: Mapping[str, Any],
+        batch: Mapping[str, jax.Array],
+        key: jax.Array,
+        step: jax.Array,
+        *,
+        train: bool = True,
+        microbatches: int = 1,
+    ) -> Sums:
+        """(numerator, denominator) per valid frame; nothing here is random."""
+        config = self.model.config
+        frames_B = config.frames(batch["samples"])
+        target = log_mel(batch["waveform"], frames_B, self.bands, *_window_and_hop(config))
+        length = target.shape[1]
+        weight_BT = (jnp.arange(length) < frames_B[:, None]) * batch["weight"][:, None]
+
+        def predict(model: Wav2Vec2):
+            features = model.encode(batch["waveform"], batch["samples"], grad_scale=1.0)
+            return model.normalise(features).astype(jnp.float32)
+
+        features = self.model.apply({"params": params}, method=predict)
+        error = layers.linear(features, params["log_mel_head"]) - target
+        error_B = jnp.sum(jnp.mean(jnp.square(error), axis=-1) * weight_BT, axis=1)
+        power_B = jnp.sum(jnp.mean(jnp.square(target), axis=-1) * weight_BT, axis=1)
+        error, power = jnp.sum(error_B), jnp.sum(power_B)
+        seconds = jnp.sum(batch["weight"] * batch["samples"]) / SAMPLE_RATE
+        sums = {
+            "loss": (error, jnp.sum(weight_BT)),
+            "unexplained": (error, power),
+            "seconds": (seconds, jnp.ones(())),
+        }
+        if self.languages:
+            language_BL = jax.nn.one_hot(batch["language"], len(self.languages))
+            sums["language_unexplained"] = (error_B @ language_BL, power_B @ language_BL)
+        return {k: v if k == "loss" else jax.lax.stop_gradient(v) for k, v in sums.items()}
+
+    def summarize(self, sums: Sums) -> dict[str, jax.Array]:
+        """Logged scalars: "loss" the mean square error, "r2" the share of variance explained."""
+        ratio = {name: jnp.asarray(n) / d for name, (n, d) in sums.items()}
+        metrics = {
+            "loss": ratio["loss"],
+            "r2": 1 - ratio["unexplained"],
+            "audio_seconds": sums["seconds"][0],
+        }
+        for i, language in enumerate(self.languages):
+            metrics[f"r2/{language}"] = 1 - ratio["language_unexplained"][i]
+        return metrics
+
+    def alarms(self, figures: Mapping[str, float], step: int) -> dict[str, str]:
+        """None: this phase is short and has no level to be stuck at."""
+        return {}
+
+    def flops(self, rows: int, samples: int) -> float:
+        """Model FLOPs of one update on ``rows`` of ``samples``."""
+        config = self.model.config
+        head = 2.0 * config.frames(samples) * config.conv_dims[-1] * self.bands
+        return rows * (1 + BACKWARD) * (encoder_flops(config, samples) + head)
+
+
+def log_mel(
+    waveform_BN: jax.Array, frames_B: jax.Array, bands: int, window: int, hop: int
+) -> jax.Array:
+    """[B, T, bands]: log mel energies, each band zero mean and unit variance over valid frames.
+
+    Frame t is the Hann-windowed power spectrum of samples [t hop, t hop + window), the same
+    samples as the feature encoder's frame t sees.
+    """
+    batch, samples = waveform_BN.shape
+    frames = (samples - window) // hop + 1
+    pieces = -(-window // hop)
+    blocks = frames + pieces - 1
+    padded = jnp.pad(waveform_BN, ((0, 0), (0, max(0, blocks * hop - samples))))
+    blocked = padded[:, : blocks * hop].reshape(batch, blocks, hop)
+    patches = jnp.concatenate([blocked[:, j : j + frames] for j in range(pieces)], axis=-1)
+    hann = np.hanning(window + 1)[:-1].astype(np.float32)
+    spectrum = jnp.fft.rfft(patches[..., :window] * hann)
+    energy = (jnp.square(spectrum.real) + jnp.square(spectrum.imag)) @ _filterbank(bands, window)
+
+    valid = (jnp.arange(frames) < frames_B[:, None])[..., None]
+    count = jnp.maximum(frames_B, 1)[:, None, None]
+    mean = lambda x: jnp.sum(jnp.where(valid, x, 0), axis=1, keepdims=True) / count  # noqa: E731
+    floor = FLOOR * jnp.mean(mean(energy), axis=-1, keepdims=True) + 1e-10
+    logs = jnp.log(energy + floor)
+    centred = logs - mean(logs)
+    return centred * jax.lax.rsqrt(mean(jnp.square(centred)) + 1e-5)
+
+
+def _filterbank(bands: int, window: int) -> np.ndarray:
+    """[window // 2 + 1, bands] triangular mel filters (Slaney), 0 to 8 kHz."""
+    import librosa
+
+    return librosa.filters.mel(sr=SAMPLE_RATE, n_fft=window, n_mels=bands).T
+
+
+def _window_and_hop(config: ModelConfig) -> tuple[int, int]:
+    return receptive_field(config.conv_kernels, config.conv_strides)
