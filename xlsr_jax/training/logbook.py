@@ -96,7 +96,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 PANELS = (  # (title, unit, train figure, held-out figure, reference figure)
-    ("Contrastive loss", "nats per masked frame", "contrastive_loss", "chance_loss"),
+    ("Contrastive loss", "nats per masked frame", "contrastive", "chance"),
     ("Contrastive accuracy", "share of masked frames", "accuracy", "chance_accuracy"),
     ("Code perplexity", "both groups, 2 is collapse", "code_perplexity", None),
     ("Warm start", "share of log-mel variance explained", "r2", None),

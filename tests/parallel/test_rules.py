@@ -1,0 +1,60 @@
+"""Every parameter of every config matches exactly one row of the sharding table."""
+
+import importlib.util
+from pathlib import Path
+
+import jax
+import pytest
+from jax.sharding import AbstractMesh, PartitionSpec
+
+from xlsr_jax import config as configuration
+from xlsr_jax import experiment
+from xlsr_jax.parallel import rules
+from xlsr_jax.training.state import initial_state
+
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.py"))
+
+
+def load(path: Path, variant: str = ""):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return configuration.resolve(module.get_config(variant))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_one_row_for_each_parameter_and_moment(path):
+    phases = experiment.make_phases(load(path), ("es", "sv"))
+    init, optimizer = phases[0].objective.init, phases[0].optimizer
+    state = jax.eval_shape(lambda key: initial_state(init, optimizer, key), jax.random.key(0))
+    names = []
+    for leaf_path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        name = rules.path_string(leaf_path)
+        if leaf.shape:
+            assert len(rules.matching_rules(name)) == 1, name
+            names.append(name)
+    params = [name for name in names if name.startswith("params/")]
+    assert len(names) == 3 * len(params), "each parameter has two moments under the same rule"
+
+
+def test_every_row_is_used():
+    used = set()
+    for path in CONFIGS:
+        phases = experiment.make_phases(load(path), ("es",))
+        shapes = jax.eval_shape(phases[0].objective.init, jax.random.key(0))
+        for leaf_path, _ in jax.tree_util.tree_leaves_with_path(shapes):
+            used |= {id(spec) for spec in rules.matching_rules(rules.path_string(leaf_path))}
+    assert len(used) == len(rules.RULES)
+
+
+def test_an_axis_that_does_not_divide_is_left_out():
+    mesh = AbstractMesh((1, 4, 2), ("replica", "fsdp", "tensor"))
+    name = "context_network/layers/query/kernel"
+    assert rules.spec_for(name, (2, 8, 8), mesh) == PartitionSpec(None, "fsdp", "tensor")
+    assert rules.spec_for(name, (2, 6, 8), mesh) == PartitionSpec(None, None, "tensor")
+
+
+def test_an_unknown_parameter_is_an_error():
+    mesh = AbstractMesh((1, 4, 2), ("replica", "fsdp", "tensor"))
+    with pytest.raises(KeyError, match="new_layer/kernel"):
+        rules.spec_for("new_layer/kernel", (2, 2), mesh)
