@@ -5,7 +5,7 @@ as long as one waits: the targets are a random quantization of random features. 
 updates of this regression give the encoder something to quantize. The linear map is thrown away.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -17,7 +17,6 @@ from xlsr_jax.models.feature_encoder import receptive_field
 from xlsr_jax.models.flops import BACKWARD, encoder_flops
 from xlsr_jax.models.wav2vec2 import ModelConfig, Wav2Vec2
 from xlsr_jax.objectives.wav2vec2 import SAMPLE_RATE, ObjectiveConfig, Sums, Wav2Vec2Objective
-from xlsr_jax.parallel.mesh import constrain
 
 FLOOR = 1e-5  # of the utterance's mean band energy: 50 dB down
 
@@ -32,12 +31,10 @@ class LogMelObjective:
     def __init__(
         self,
         model: ModelConfig,
-        languages: Sequence[str] = (),
         bands: int = 40,
-        place: layers.Constrain = constrain,
+        constrain: layers.Constrain = layers.unconstrained,
     ):
-        self.model = Wav2Vec2(model, place)
-        self.languages = tuple(languages)
+        self.model = Wav2Vec2(model, constrain)
         self.bands = bands
 
     def init(self, key: jax.Array) -> dict[str, Any]:
@@ -71,31 +68,24 @@ class LogMelObjective:
 
         features = self.model.apply({"params": params}, method=predict)
         error = layers.linear(features, params["log_mel_head"]) - target
-        error_B = jnp.sum(jnp.mean(jnp.square(error), axis=-1) * weight_BT, axis=1)
-        power_B = jnp.sum(jnp.mean(jnp.square(target), axis=-1) * weight_BT, axis=1)
-        error, power = jnp.sum(error_B), jnp.sum(power_B)
+        error = jnp.sum(jnp.mean(jnp.square(error), axis=-1) * weight_BT)
+        power = jnp.sum(jnp.mean(jnp.square(target), axis=-1) * weight_BT)
         seconds = jnp.sum(batch["weight"] * batch["samples"]) / SAMPLE_RATE
         sums = {
             "loss": (error, jnp.sum(weight_BT)),
             "unexplained": (error, power),
             "seconds": (seconds, jnp.ones(())),
         }
-        if self.languages:
-            language_BL = jax.nn.one_hot(batch["language"], len(self.languages))
-            sums["language_unexplained"] = (error_B @ language_BL, power_B @ language_BL)
         return {k: v if k == "loss" else jax.lax.stop_gradient(v) for k, v in sums.items()}
 
     def summarize(self, sums: Sums) -> dict[str, jax.Array]:
         """Logged scalars: "loss" the mean square error, "r2" the share of variance explained."""
         ratio = {name: jnp.asarray(n) / d for name, (n, d) in sums.items()}
-        metrics = {
+        return {
             "loss": ratio["loss"],
             "r2": 1 - ratio["unexplained"],
             "audio_seconds": sums["seconds"][0],
         }
-        for i, language in enumerate(self.languages):
-            metrics[f"r2/{language}"] = 1 - ratio["language_unexplained"][i]
-        return metrics
 
     def alarms(self, figures: Mapping[str, float], step: int) -> dict[str, str]:
         """None: this phase is short and has no level to be stuck at."""

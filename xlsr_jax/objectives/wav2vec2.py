@@ -19,12 +19,9 @@ from xlsr_jax.models.context_network import Randomness
 from xlsr_jax.models.dropout import row_seeds
 from xlsr_jax.models.feature_encoder import receptive_field
 from xlsr_jax.models.flops import pretraining_flops
-from xlsr_jax.models.flops import pretraining_flops
 from xlsr_jax.models.quantizer import perplexity
 from xlsr_jax.models.wav2vec2 import Forward, ModelConfig, Wav2Vec2
 from xlsr_jax.objectives import contrastive, masking
-from xlsr_jax.objectives.alarms import contrastive_alarms
-from xlsr_jax.parallel.mesh import constrain
 from xlsr_jax.objectives.alarms import contrastive_alarms
 from xlsr_jax.schema import ConfigError, setting
 
@@ -67,10 +64,6 @@ class ObjectiveConfig:
         5_000, "updates after which a loss still at chance raises an alarm", low=1
     )
 
-    patience: int = setting(
-        10_000, "updates after which a loss still at chance level is an alarm", low=1
-    )
-
     def __post_init__(self):
         if self.gumbel_floor > self.gumbel_start:
             raise ConfigError(
@@ -97,10 +90,10 @@ class Wav2Vec2Objective:
         model: ModelConfig,
         objective: ObjectiveConfig,
         languages: Sequence[str] = (),
-        place: layers.Constrain = layers.unconstrained,
+        constrain: layers.Constrain = layers.unconstrained,
     ):
         self.config = objective
-        self.model = Wav2Vec2(model, place)
+        self.model = Wav2Vec2(model, constrain)
         self.languages = tuple(languages)
 
     def init(self, key: jax.Array) -> dict[str, Any]:
@@ -130,20 +123,13 @@ class Wav2Vec2Objective:
           microbatches: into how many parts the update's rows were cut. Row i of part m is row
             i * microbatches + m of the update, and update row r belongs to diversity group r mod
             ``diversity_groups``, so that each part holds whole groups. Evaluation has one group.
+
+        Raises:
+          ConfigError: where rows, microbatches and diversity groups do not divide, or rows are
+            shorter than one frame.
         """
         cfg, c = self.config, self.model.config
-        rows = batch["waveform"].shape[0]
-        groups = cfg.diversity_groups // microbatches if train else 1
-        if groups * microbatches != cfg.diversity_groups and train:
-            raise ConfigError(
-                f"{microbatches} microbatches do not divide {cfg.diversity_groups} diversity groups; "
-                "make objective.diversity_groups a multiple of training.accumulation"
-            )
-        if rows % groups:
-            raise ConfigError(
-                f"{rows} rows of a microbatch do not divide over {groups} diversity groups; "
-                "choose objective.diversity_groups as a divisor of the rows"
-            )
+        groups = self._local_groups(batch["waveform"].shape[0], microbatches) if train else 1
         keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, batch["row"])
         purpose = lambda n: jax.vmap(jax.random.fold_in, (0, None))(keys_B, n)  # noqa: E731
 
@@ -182,7 +168,7 @@ class Wav2Vec2Objective:
         if left:
             raise ConfigError(
                 f"objective.diversity_groups {self.config.diversity_groups} must be a multiple of "
-                f"the {microbatches} microbatches of an update"
+                f"training.accumulation {microbatches}, so that a microbatch holds whole groups"
             )
         if rows % groups:
             raise ConfigError(
@@ -243,7 +229,7 @@ class Wav2Vec2Objective:
         seconds_B = weight_B * batch["samples"] / SAMPLE_RATE
         sums = {
             "loss": (loss, frames),
-            "contrastive": (contrastive_loss, frames),
+            "contrastive_loss": (contrastive_loss, frames),
             "accuracy": (jnp.sum(scores.correct), frames),
             "distractor_equal": (jnp.sum(scores.equal), frames * distractors.shape[-1]),
             "diversity": (diversity, frames),
@@ -301,14 +287,14 @@ class Wav2Vec2Objective:
     def summarize(self, sums: Sums) -> dict[str, jax.Array]:
         """Logged scalars of sums that were added over microbatches, devices or batches.
 
-        "loss" and "contrastive" are nats per masked frame; "chance" (nats) and
+        "loss" and "contrastive_loss" are nats per masked frame; "chance_loss" and
         "chance_accuracy" are what guessing gives. Perplexities are over all frames summed, in
         [G, G * V]. Languages without audio in the sums give NaN.
         """
         ratio = {name: jnp.asarray(n) / d for name, (n, d) in sums.items()}
         plain = (
             "loss",
-            "contrastive",
+            "contrastive_loss",
             "accuracy",
             "distractor_equal",
             "diversity",
@@ -318,7 +304,7 @@ class Wav2Vec2Objective:
         )
         metrics = {name: ratio[name] for name in plain}
         metrics |= {
-            "chance": jnp.asarray(math.log(self.config.distractors + 1)),
+            "chance_loss": jnp.asarray(math.log(self.config.distractors + 1)),
             "chance_accuracy": jnp.asarray(1 / (self.config.distractors + 1)),
             "code_perplexity": perplexity(ratio["codes"]),
             "prob_perplexity": perplexity(ratio["probabilities"]),
