@@ -5,12 +5,14 @@ from typing import BinaryIO
 
 import numpy as np
 
+from xlsr_jax.data import containers
 from xlsr_jax.data.corpora.base import Speech, UnreadableAudio
 from xlsr_jax.data.records import SAMPLE_RATE
 
 LOWEST_RATE, HIGHEST_RATE = 8_000, 96_000  # Hz
 SHORTEST = 400  # samples at 16 kHz: the window of one frame of the feature encoder
 LOUDEST = 4.0  # of full scale; lossy codecs overshoot 1 a little, integers kept as floats a lot
+MP3_SLACK = 3 * 1152  # samples; an MP3 header may count the codec's delay and padding
 BLOCK = 1 << 20  # samples decoded at a time, so that stereo and length cost no extra memory
 
 
@@ -36,12 +38,9 @@ def decode(path: str | os.PathLike[str], max_seconds: float = float("inf")) -> S
 def _decode(file: BinaryIO, path: str, max_seconds: float) -> Speech:
     import soundfile
 
-    size = file.seek(0, os.SEEK_END)
-    if size == 0:
+    if os.fstat(file.fileno()).st_size == 0:
         raise UnreadableAudio("zero-length file")
-    missing = _missing_wav_bytes(file, size)
-    if missing:
-        raise UnreadableAudio(f"truncated: WAV lacks {missing} of the bytes its header promises")
+    containers.check_length(file)
     try:
         with soundfile.SoundFile(path) as sound:
             promised, rate = sound.frames, sound.samplerate
@@ -57,30 +56,17 @@ def _decode(file: BinaryIO, path: str, max_seconds: float) -> Speech:
         said = error.error_string.strip().rstrip(".")
         kind = "not audio" if error.code == 1 else "damaged audio"
         raise UnreadableAudio(f"{kind}: {said}") from error
-    # The length in an MP3 header may count the padding of the codec, a frame or two.
-    if promised < 1 << 60 and count < promised - (2 * 1152 if sound.format == "MP3" else 0):
+    if sound.format == "MP3":
+        held = containers.mp3_samples(file)
+        if held is not None and held > count + MP3_SLACK:
+            raise UnreadableAudio(
+                f"MP3 without a length header: decodes to {count} of {held} samples; re-encode it"
+            )
+    if promised < 1 << 60 and count < promised - (MP3_SLACK if sound.format == "MP3" else 0):
         raise UnreadableAudio(f"truncated: {count} of {promised} samples")
     if not count:
         raise UnreadableAudio("no samples")
     return Speech(blocks[0] if len(blocks) == 1 else np.concatenate(blocks), rate)
-
-
-def _missing_wav_bytes(file: BinaryIO, size: int) -> int:
-    """Bytes that the data chunk of a RIFF WAV promises beyond the end of the file.
-
-    libsndfile shortens such files silently. 0 for other formats, and for headers written before
-    the length was known (0 or 0xFFFFFFFF and near it), as streaming encoders leave them.
-    """
-    file.seek(0)
-    head = file.read(12)
-    if head[:4] != b"RIFF" or head[8:] != b"WAVE":
-        return 0
-    while len(chunk := file.read(8)) == 8:
-        length = int.from_bytes(chunk[4:], "little")
-        if chunk[:4] == b"data":
-            return max(0, file.tell() + length - size) if length < 0xFFFFFF00 else 0
-        file.seek(length + length % 2, os.SEEK_CUR)
-    return 0
 
 
 def to_record_rate(speech: Speech) -> np.ndarray:

@@ -221,7 +221,8 @@ def _write_records(path: Path, records: Iterable[Record], lengths: list[int]) ->
             return function(*arguments)
         except RuntimeError as error:  # the writer's only kind, also for a full disk
             reason = str(error).split(";")[0]
-            raise CorpusError(f"cannot write {path}: {reason}; {_KEPT}") from error
+            final = str(path).split(".partial-")[0]
+            raise CorpusError(f"cannot write {final}: {reason}; {_KEPT}") from error
 
     writer = call(ArrayRecordWriter, str(path), "group_size:1")
     try:

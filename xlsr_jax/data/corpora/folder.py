@@ -84,9 +84,12 @@ class Folder:
                               "valid, test), none negative, not all 0")
         rows = _rows(self.metadata, dict(self.columns)) if self.metadata else _files(self.source)
         listing: dict[str, list[Utterance]] = {}
-        for where, row in rows:
-            split, utterance = self._utterance(where, row)
-            listing.setdefault(split, []).append(utterance)
+        try:
+            for where, row in rows:
+                split, utterance = self._utterance(where, row)
+                listing.setdefault(split, []).append(utterance)
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise CorpusError(f"{self.metadata} cannot be read as UTF-8 text: {error}") from error
         if not listing:
             where = self.metadata or f"{self.source} (looked for {' '.join(SUFFIXES)})"
             raise CorpusError(f"no utterances in {where}")
