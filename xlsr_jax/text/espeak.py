@@ -80,6 +80,10 @@ class Spoken:
     alignment: tuple[tuple[str, int, int], ...]
 
     @property
+    def seconds(self) -> float:
+        return len(self.waveform) / self.rate
+
+    @property
     def phonemes(self) -> str:
         """Symbols separated by single spaces."""
         return " ".join(symbol for symbol, _, _ in self.alignment)
@@ -184,7 +188,7 @@ def _names(clause: str) -> list[str]:
 
 def _check(voice: Voice) -> None:
     if not SLOWEST <= voice.rate <= FASTEST:
-        raise SynthesisError(f"rate must be {SLOWEST} to {FASTEST} words a minute; got {voice.rate}")
+        raise SynthesisError(f"rate must be {SLOWEST} to {FASTEST} words/min; got {voice.rate}")
     if not 0 <= voice.pitch <= 99:
         raise SynthesisError(f"pitch must be 0 to 99; got {voice.pitch}")
     # espeak itself passes over a variant that it does not know.

@@ -10,15 +10,15 @@ class _Decimal:
     """Number words of languages that name digits and powers of ten and put them side by side.
 
     Attributes:
-      digits: words of 0 to 9.
-      tens: words of 10, 20 .. 90, or one word that multiplies a digit.
+      digits: words of 0 to 9, with spaces between.
+      tens: words of 10, 20 .. 90 likewise, or the one word that a digit multiplies.
       hundred, thousand: powers; a 1 before them is said where ``says_one``.
       between: between the words.
       gap: said once for the zeros inside a number.
     """
 
-    digits: tuple[str, ...]
-    tens: tuple[str, ...]
+    digits: str
+    tens: str
     hundred: str
     thousand: str
     between: str = " "
@@ -26,8 +26,9 @@ class _Decimal:
     gap: str = ""
 
     def spell(self, number: int) -> str:
+        digits, tens = self.digits.split(), self.tens.split()
         if number == 0:
-            return self.digits[0]
+            return digits[0]
         words, skipped = [], False
         for power, name in ((1000, self.thousand), (100, self.hundred), (10, ""), (1, "")):
             digit, number = divmod(number, power)
@@ -37,37 +38,37 @@ class _Decimal:
             if skipped and self.gap:
                 words.append(self.gap)
             skipped = False
-            if power == 10 and len(self.tens) == 9:
-                words.append(self.tens[digit - 1])
+            if power == 10 and len(tens) == 9:
+                words.append(tens[digit - 1])
             elif power == 10:  # 10 to 19 alone are said without the 1
-                words += [self.digits[digit]] * (digit > 1 or bool(words)) + [self.tens[0]]
+                words += [digits[digit]] * (digit > 1 or bool(words)) + [tens[0]]
             elif power == 1:
-                words.append(self.digits[digit])
+                words.append(digits[digit])
             else:
-                words += [self.digits[digit]] * (digit > 1 or self.says_one) + [name]
+                words += [digits[digit]] * (digit > 1 or self.says_one) + [name]
         return self.between.join(words)
 
 
 _TABLES = {
     "ky": _Decimal(
-        tuple("нөл бир эки үч төрт беш алты жети сегиз тогуз".split()),
-        tuple("он жыйырма отуз кырк элүү алтымыш жетимиш сексен токсон".split()),
+        "нөл бир эки үч төрт беш алты жети сегиз тогуз",
+        "он жыйырма отуз кырк элүү алтымыш жетимиш сексен токсон",
         "жүз",
         "миң",
     ),
     "tr": _Decimal(
-        tuple("sıfır bir iki üç dört beş altı yedi sekiz dokuz".split()),
-        tuple("on yirmi otuz kırk elli altmış yetmiş seksen doksan".split()),
+        "sıfır bir iki üç dört beş altı yedi sekiz dokuz",
+        "on yirmi otuz kırk elli altmış yetmiş seksen doksan",
         "yüz",
         "bin",
     ),
     "tt": _Decimal(
-        tuple("нуль бер ике өч дүрт биш алты җиде сигез тугыз".split()),
-        tuple("ун егерме утыз кырык илле алтмыш җитмеш сиксән туксан".split()),
+        "нуль бер ике өч дүрт биш алты җиде сигез тугыз",
+        "ун егерме утыз кырык илле алтмыш җитмеш сиксән туксан",
         "йөз",
         "мең",
     ),
-    "zh": _Decimal(tuple("零一二三四五六七八九"), ("十",), "百", "千", "", True, "零"),
+    "zh": _Decimal("零 一 二 三 四 五 六 七 八 九", "十", "百", "千", "", True, "零"),
 }
 
 
@@ -86,6 +87,6 @@ def number_words(number: int, language: str) -> str:
                          f"there are {', '.join(sorted((*NUM2WORDS, *_TABLES)))}")
     import num2words
 
-    words = num2words.num2words(number, lang=language)
+    words = num2words.num2words(number, lang=language).replace(",", "")  # one thousand, two
     # Swedish writes no consonant three times: ett + tusen is ettusen.
     return words.replace("ttt", "tt") if language == "sv" else words
