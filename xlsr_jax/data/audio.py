@@ -12,7 +12,7 @@ from xlsr_jax.data.records import SAMPLE_RATE
 LOWEST_RATE, HIGHEST_RATE = 8_000, 96_000  # Hz
 SHORTEST = 400  # samples at 16 kHz: the window of one frame of the feature encoder
 LOUDEST = 4.0  # of full scale; lossy codecs overshoot 1 a little, integers kept as floats a lot
-MP3_SLACK = 3 * 1152  # samples; an MP3 header may count the codec's delay and padding
+MP3_SLACK = 2 * 1152  # samples; an MP3 header may count the codec's delay and padding
 BLOCK = 1 << 20  # samples decoded at a time, so that stereo and length cost no extra memory
 
 
@@ -56,13 +56,13 @@ def _decode(file: BinaryIO, path: str, max_seconds: float) -> Speech:
         said = error.error_string.strip().rstrip(".")
         kind = "not audio" if error.code == 1 else "damaged audio"
         raise UnreadableAudio(f"{kind}: {said}") from error
-    if sound.format == "MP3":
-        held = containers.mp3_samples(file)
-        if held is not None and held > count + MP3_SLACK:
+    held = containers.mp3_samples(file) if sound.format == "MP3" else None
+    if held is not None:  # then ``promised`` was a guess, at which libsndfile also stops
+        if count < held - MP3_SLACK:
             raise UnreadableAudio(
                 f"MP3 without a length header: decodes to {count} of {held} samples; re-encode it"
             )
-    if promised < 1 << 60 and count < promised - (MP3_SLACK if sound.format == "MP3" else 0):
+    elif promised < 1 << 60 and count < promised - (MP3_SLACK if sound.format == "MP3" else 0):
         raise UnreadableAudio(f"truncated: {count} of {promised} samples")
     if not count:
         raise UnreadableAudio("no samples")

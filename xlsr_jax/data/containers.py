@@ -29,8 +29,10 @@ def check_length(file: BinaryIO) -> None:
     elif head[:4] == b"OggS":
         file.seek(max(0, size - _TAIL))
         tail = file.read()
-        page = tail.rfind(b"OggS")
-        if page < 0 or len(tail) < page + 6 or not tail[page + 5] & 4:  # the end-of-stream flag
+        page = tail[max(0, tail.rfind(b"OggS")) :]
+        segments = page[26] if len(page) >= 27 else 0
+        length = 27 + segments + sum(page[27 : 27 + segments])
+        if len(page) < length or not page[5] & 4:  # the flag of the end of the stream
             raise UnreadableAudio("truncated: the OGG stream has no last page")
 
 
