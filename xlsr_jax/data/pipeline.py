@@ -1,0 +1,269 @@
+"""The Grain graph: from record numbers to batches of waveforms.
+
+The stream is a function of (seed, step) alone. Which records a step reads is index arithmetic, so
+a stream starts at any step at once, and every host and worker process finds its own rows without
+the others:
+
+    per bucket and language   record numbers, shuffled anew each epoch, repeated
+    per bucket                mix of languages -> batches of numbers -> this host's slice of rows
+    stream                    mix of buckets -> open, normalize, crop, stack -> threads -> processes
+
+Grain is imported inside functions, and nothing of JAX here. (Grain itself imports ``jax.profiler``
+where JAX is installed, without starting a backend.)
+"""
+
+import contextlib
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from xlsr_jax.data import audio, records
+from xlsr_jax.data.plan import (
+    DataConfig,
+    EvalPlan,
+    Index,
+    TrainPlan,
+    plan_evaluation,
+    plan_training,
+)
+from xlsr_jax.data.records import CorpusError, Record
+from xlsr_jax.schema import ConfigError
+
+__all__ = ["Batch", "DataConfig", "EvalPlan", "TrainPlan", "eval_batches", "plan_evaluation",
+           "plan_training", "schedule", "train_batches"]  # fmt: skip
+
+Batch = dict[str, np.ndarray]
+"""The rows of one host, b of the B global ones:
+
+    waveform  [b, N] float32  crops, zero beyond ``samples``
+    samples   [b] int32       valid samples
+    language  [b] int32       number in the sorted languages of the plan
+    row       [b] int32       number of the row in the global batch
+    record    [b] int32       record number in the split, -1 for none
+    weight    [b] float32     1, or 0 for a row that only fills the batch
+"""
+
+_SHUFFLE, _CROP = 1, 2  # purposes of randomness, so that no two share a seed
+
+
+def train_batches(
+    plan: TrainPlan, *, seed: int, start_step: int = 0, host: int = 0, hosts: int = 1
+) -> Iterator[Batch]:
+    """Endless training batches from ``start_step`` on; the rows of one host.
+
+    The first batches are read before this returns where there are worker processes. ``close()``
+    the iterator to end threads and processes.
+
+    Args:
+      plan: of ``plan_training``; its rows must divide by ``hosts``.
+      seed: of the data stream.
+      start_step: update to start at; 10^6 is as quick as 0.
+      host, hosts: the batch at a step is the same for any number of hosts; host h gets the h-th
+        contiguous part of its rows.
+
+    Raises:
+      ConfigError: the rows do not divide over the hosts.
+      CorpusError: a shard that is missing, truncated or damaged; also from the iterator.
+    """
+    config = plan.config
+    read = partial(_read_crops, Reader(plan.index), plan, seed, host, hosts)
+    steps = schedule(plan, seed, host=host, hosts=hosts).map_with_index(read)
+    return _iterate(steps[start_step:], config.threads, config.prefetch, config.workers)
+
+
+def schedule(plan: TrainPlan, seed: int, *, host: int = 0, hosts: int = 1) -> Any:
+    """What is read at each step: a ``grain.MapDataset`` of (bucket, record numbers [b])."""
+    import grain
+
+    streams = []
+    for bucket, (rows, row) in enumerate(zip(plan.rows, plan.cells, strict=True)):
+        if rows % hosts:
+            raise ConfigError(f"batches of {rows} rows do not divide over {hosts} hosts; give "
+                              "plan_training a row_multiple that counts all devices")  # fmt: skip
+        shares = plan.cell_shares[bucket]
+        # Grain looks through the languages in order at every draw: frequent ones first.
+        order = [n for n in np.argsort(-shares, kind="stable") if len(row[n])]
+        languages = [
+            grain.MapDataset.source(row[n]).shuffle(seed=_seed(seed, bucket, n)).repeat()
+            for n in order
+        ]
+        mixed = grain.MapDataset.mix(languages, weights=[float(shares[n]) for n in order])
+        rows_of_host = mixed.batch(rows // hosts)[host::hosts]
+        streams.append(rows_of_host.map(partial(_tag, bucket)))
+    return grain.MapDataset.mix(streams, weights=[float(share) for share in plan.step_shares])
+
+
+def _tag(bucket: int, numbers: np.ndarray) -> tuple[int, np.ndarray]:
+    return bucket, numbers
+
+
+def _seed(seed: int, bucket: int, language: int) -> int:
+    sequence = np.random.SeedSequence([seed, _SHUFFLE, bucket, int(language)])
+    return int(sequence.generate_state(1)[0])
+
+
+def _read_crops(
+    reader: "Reader",
+    plan: TrainPlan,
+    seed: int,
+    host: int,
+    hosts: int,
+    step: int,
+    drawn: tuple[int, np.ndarray],
+) -> Batch:
+    """Opens the rows of one host at one step and crops them at offsets drawn for all rows."""
+    bucket, numbers = drawn
+    length, first = plan.lengths[bucket], host * len(numbers)
+    offsets = np.random.default_rng([seed, _CROP, step]).random(len(numbers) * hosts)
+    batch = _empty_batch(len(numbers), length, first)
+    for row, number in enumerate(numbers):
+        waveform = reader.waveform(number, plan.config.normalize)
+        start = audio.crop_start(len(waveform), length, offsets[first + row])
+        batch["waveform"][row] = waveform[start : start + length]
+    return _labelled(batch, reader.index, numbers, length)
+
+
+def eval_batches(plan: EvalPlan, *, host: int = 0, hosts: int = 1) -> Iterator[Batch]:
+    """Every held-out utterance once, its centre where it is longer than the longest crop.
+
+    All hosts get equally many batches of equal shapes. Errors as in ``train_batches``.
+    """
+    import grain
+
+    read = partial(_read_padded, Reader(plan.index), plan, host, hosts)
+    steps = grain.MapDataset.source(plan.batches).map(read)
+    return _iterate(steps, plan.config.threads, plan.config.prefetch, workers=0)
+
+
+def _read_padded(
+    reader: "Reader", plan: EvalPlan, host: int, hosts: int, planned: tuple[int, np.ndarray]
+) -> Batch:
+    length, numbers = planned
+    if len(numbers) % hosts:
+        raise ConfigError(f"batches of {len(numbers)} rows do not divide over {hosts} hosts; give "
+                          "plan_evaluation a row_multiple that counts all devices")  # fmt: skip
+    part = len(numbers) // hosts
+    numbers = numbers[host * part :][:part]
+    batch = _empty_batch(part, length, host * part)
+    samples = np.zeros(part, np.int32)
+    for row in np.flatnonzero(numbers >= 0):
+        waveform = reader.waveform(numbers[row], plan.config.normalize)
+        samples[row] = min(len(waveform), plan.config.max_crop_samples)
+        start = audio.crop_start(len(waveform), samples[row], 0.5)
+        batch["waveform"][row, : samples[row]] = waveform[start : start + samples[row]]
+        batch["waveform"][row, samples[row] :] = 0
+    batch["waveform"][numbers < 0] = 0
+    return _labelled(batch, reader.index, numbers, samples)
+
+
+def _empty_batch(rows: int, length: int, first: int) -> Batch:
+    row = np.arange(first, first + rows, dtype=np.int32)
+    return {"waveform": np.empty((rows, length), np.float32), "row": row}
+
+
+def _labelled(batch: Batch, index: Index, numbers: np.ndarray, samples: Any) -> Batch:
+    there = numbers >= 0
+    batch["samples"] = np.broadcast_to(np.int32(samples), numbers.shape).copy()
+    batch["language"] = np.where(there, index.language[numbers], 0).astype(np.int32)
+    batch["record"] = numbers.astype(np.int32)
+    batch["weight"] = there.astype(np.float32)
+    return batch
+
+
+class Reader:
+    """Random access to the records of an index; travels to worker processes without open files."""
+
+    def __init__(self, index: Index):
+        self.index = index
+        self.source = records.open_shards(index.root, index.shards)
+
+    def record(self, number: int) -> Record:
+        """The record of this number; ``CorpusError`` with shard and place where it is damaged."""
+        try:
+            return Record.from_bytes(self.source[number])
+        except Exception as error:  # bare RuntimeError or ValueError of array_record, msgpack's own
+            raise self._damaged(number, error) from error
+
+    def waveform(self, number: int, normalize: bool) -> np.ndarray:
+        """[samples] float32, normalized over the whole utterance where asked."""
+        record = self.record(number)
+        try:
+            waveform = record.waveform()
+        except Exception as error:
+            raise self._damaged(number, error) from error
+        if len(waveform) != self.index.samples[number]:
+            held, listed = len(waveform), self.index.samples[number]
+            raise self._damaged(number, f"{held} samples where the length index has {listed}")
+        return audio.normalize(waveform) if normalize else waveform
+
+    def _damaged(self, number: int, reason: object) -> CorpusError:
+        ends = np.cumsum([shard.utterances for shard in self.index.shards])
+        at = int(np.searchsorted(ends, number, side="right"))
+        place = int(number) - int(ends[at]) + self.index.shards[at].utterances
+        said = " ".join(str(reason).split())[:200]
+        return CorpusError(
+            f"record {place} of {self.index.shards[at].path} in {self.index.root} cannot be read "
+            f"({said}); compare the shard's sha256 with the manifest and copy or prepare it again"
+        )
+
+
+def _iterate(dataset: Any, threads: int, prefetch: int, workers: int) -> Iterator[Batch]:
+    """Runs a ``MapDataset`` of batches in threads, and in processes where asked."""
+    import grain
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():  # Grain asks absl for its own options, and we give none
+        flags.FLAGS.mark_as_parsed()
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, prefetch))
+    stream = dataset.to_iter_dataset(options)
+    if not workers:
+        iterator = iter(stream)
+        iterator.start_prefetch()
+        return _closing(iterator, [])
+    processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch)
+    iterator = iter(stream.mp_prefetch(processes, worker_init_fn=_end_with_parent))
+    with _environment_of_workers():
+        # Grain starts a process at its first batch, and that one must see the environment.
+        ready = [next(iterator) for _ in range(workers)]
+    return _closing(iterator, ready)
+
+
+def _closing(iterator: Any, ready: list[Batch]) -> Iterator[Batch]:
+    try:
+        for batch in itertools.chain(ready, iterator):
+            # Out of the shared memory of worker processes, whose life ends with the iterator's.
+            yield {name: np.array(array) for name, array in batch.items()} if ready else batch
+    finally:
+        iterator.close()
+
+
+@contextlib.contextmanager
+def _environment_of_workers() -> Iterator[None]:
+    """One thread each, lest the workers' BLAS pools crowd the machine; and no accelerator."""
+    wanted = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    wanted["JAX_PLATFORMS"] = "cpu"
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _end_with_parent(worker: int, workers: int) -> None:
+    """Ends this worker process when its parent is killed, which Grain's workers outlive."""
+    import multiprocessing
+    import threading
+
+    def wait(join: Callable[[], None]) -> None:
+        join()
+        os._exit(1)
+
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=wait, args=(parent.join,), daemon=True).start()

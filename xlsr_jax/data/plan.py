@@ -1,0 +1,334 @@
+"""What is drawn, planned from the manifest and the length index alone; no audio is opened."""
+
+import dataclasses
+from functools import cached_property
+
+import numpy as np
+
+from xlsr_jax.data import buckets, mixture, records
+from xlsr_jax.data.records import SAMPLE_RATE, CorpusError, Shard
+from xlsr_jax.schema import ConfigError, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where the audio lies, how languages are mixed, and how batches are cut."""
+
+    path: str = setting("", "directory of a prepared corpus")
+    train_split: str = setting("train", "split to train on")
+    eval_split: str = setting("valid", "split that held-out metrics are measured on")
+    languages: tuple[str, ...] = setting((), "language codes; empty for all of the corpus")
+    alpha: float = setting(
+        0.5, "exponent of the mixture p_l ~ hours^alpha; 1 natural, 0 uniform", low=0, high=1
+    )
+    batch_seconds: float = setting(
+        5600.0, "audio of one update over all devices, seconds; a bound from above", low=0.025
+    )
+    max_crop_samples: int = setting(250_000, "longest crop, samples at 16 kHz", low=400)
+    min_samples: int = setting(
+        32_000, "shorter utterances are left out of training, samples at 16 kHz", low=400
+    )
+    buckets: int = setting(6, "number of static crop lengths, each compiled once", low=1, high=6)
+    normalize: bool = setting(False, "zero mean, unit variance over the whole file, then crop")
+    eval_seconds: float = setting(
+        600.0, "held-out audio per language, seconds; 0 for all there is", low=0
+    )
+    workers: int = setting(0, "processes that read audio; 0 reads in threads of this one", low=0)
+    threads: int = setting(2, "threads that read, in each process; one batch each", low=1)
+    prefetch: int = setting(2, "batches read ahead, in each process", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """The utterances of one split in the chosen languages.
+
+    Attributes:
+      root, shards: record numbers count through these shards in order.
+      languages: sorted codes; language numbers index it.
+      hours: [languages] audio in the split.
+      samples: [records] int32 length of each record.
+      language: [records] int16 language number of each record.
+    """
+
+    root: str
+    shards: tuple[Shard, ...]
+    languages: tuple[str, ...]
+    hours: np.ndarray
+    samples: np.ndarray
+    language: np.ndarray
+
+
+def load_index(config: DataConfig, split: str, languages: tuple[str, ...] = ()) -> Index:
+    """Reads the length index of a split.
+
+    Args:
+      config: ``path`` and ``languages`` are read.
+      split: name of the split.
+      languages: numbering to keep, which may hold languages that the split lacks; taken from the
+        split itself where empty.
+
+    Raises:
+      CorpusError: no corpus, no such split, a language without data, a shard that is missing.
+    """
+    manifest = records.Manifest.load(config.path)
+    hours = manifest.hours(split)
+    languages = languages or mixture.choose_languages(hours, config.languages)
+    shards = tuple(shard for shard in manifest.split(split) if shard.language in languages)
+    if not shards:
+        raise CorpusError(f"split {split!r} of {config.path} has none of {', '.join(languages)}")
+    lengths = records.read_lengths(config.path, shards)
+    numbers = [languages.index(shard.language) for shard in shards]
+    return Index(
+        root=config.path,
+        shards=shards,
+        languages=languages,
+        hours=np.array([hours.get(language, 0.0) for language in languages]),
+        samples=np.concatenate(lengths),
+        language=np.repeat(np.array(numbers, np.int16), [len(part) for part in lengths]),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainPlan:
+    """Buckets, rows and shares of a training stream.
+
+    Attributes:
+      config, index: what the plan was made from.
+      shares: [languages] p_l, the share of each language in the seconds of audio drawn.
+      lengths: [buckets] crop lengths in samples, ascending.
+      rows: [buckets] rows of a global batch.
+      cells: [buckets][languages] record numbers, int32 ascending; an utterance lies in the last
+        bucket that it fills.
+      left_out: [languages] utterances shorter than ``min_samples``.
+    """
+
+    config: DataConfig
+    index: Index
+    shares: np.ndarray
+    lengths: tuple[int, ...]
+    rows: tuple[int, ...]
+    cells: tuple[tuple[np.ndarray, ...], ...]
+    left_out: np.ndarray
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        return self.index.languages
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        """(rows, samples) of the global batch of each bucket, to compile ahead of time."""
+        return tuple(zip(self.rows, self.lengths, strict=True))
+
+    @cached_property
+    def cell_shares(self) -> np.ndarray:
+        """[buckets, languages] share of each cell in the seconds drawn, summing to 1."""
+        counts = np.array([[len(cell) for cell in row] for row in self.cells])
+        return mixture.cell_shares(self.shares, counts * np.array(self.lengths)[:, None])
+
+    @cached_property
+    def step_shares(self) -> np.ndarray:
+        """[buckets] share of each bucket in the updates."""
+        steps = self.cell_shares.sum(axis=1) / [rows * length for rows, length in self.shapes]
+        return steps / steps.sum()
+
+    @property
+    def seconds_per_update(self) -> float:
+        """Mean audio of an update over all devices."""
+        audio = [rows * length / SAMPLE_RATE for rows, length in self.shapes]
+        return float(np.dot(self.step_shares, audio))
+
+    @property
+    def discarded(self) -> tuple[float, float]:
+        """Shares of the drawn utterances' audio that cropping leaves unread.
+
+        The first for want of a longer bucket, as a share of the audio within ``max_crop_samples``;
+        the second in all. Offsets are uniform, so another epoch reads another part.
+        """
+        whole, capped, read = np.zeros((3, len(self.languages)))
+        for length, row in zip(self.lengths, self.cells, strict=True):
+            for number, cell in enumerate(row):
+                samples = self.index.samples[cell]
+                whole[number] += samples.sum(dtype=np.int64)
+                capped[number] += np.minimum(samples, self.config.max_crop_samples).sum()
+                read[number] += len(cell) * length
+        draws = self.shares / read
+        return (
+            float(1 - np.dot(draws, read) / np.dot(draws, capped)),
+            float(1 - np.dot(draws, read) / np.dot(draws, whole)),
+        )
+
+    def summary(self) -> str:
+        """A few lines for the log."""
+        crops = ", ".join(f"{rows} x {n / SAMPLE_RATE:.2f} s" for rows, n in self.shapes)
+        by_bucket, in_all = self.discarded
+        lines = [
+            f"{len(self.index.samples) - self.left_out.sum():,} utterances, "
+            f"{self.index.hours.sum():,.2f} h, {len(self.languages)} languages",
+            f"batches: {crops}; {self.seconds_per_update:,.1f} s of audio an update, no padding, "
+            f"{by_bucket:.1%} discarded by the choice of lengths, {in_all:.1%} in all",
+        ]
+        if self.left_out.sum():
+            which = zip(self.languages, self.left_out, strict=True)
+            counts = ", ".join(f"{language} {count:,}" for language, count in which if count)
+            seconds = self.config.min_samples / SAMPLE_RATE
+            lines.append(f"left out, shorter than {seconds:g} s: {counts}")
+        shares = zip(self.languages, self.index.hours, self.shares, strict=True)
+        parts = ", ".join(f"{language} {n:,.2f} h {p:.1%}" for language, n, p in shares)
+        lines.append(f"share of audio drawn (alpha {self.config.alpha:g}): {parts}")
+        return "\n".join(lines)
+
+
+def plan_training(
+    config: DataConfig,
+    row_multiple: int = 1,
+    *,
+    index: Index | None = None,
+    window: int = buckets.WINDOW,
+    hop: int = buckets.HOP,
+) -> TrainPlan:
+    """Plans the training stream.
+
+    Args:
+      config: settings of the data.
+      row_multiple: what the rows of a global batch must divide by, for instance data-parallel
+        devices x accumulation steps.
+      index: read from ``config.path`` where not given.
+      window, hop: of the feature encoder, samples.
+
+    Raises:
+      CorpusError: see ``load_index``; or a language has no utterance that is long enough.
+      ConfigError: lengths or batch size that do not fit each other.
+    """
+    check_lengths(config, window)
+    index = index or load_index(config, config.train_split)
+    shares = mixture.language_shares(index.hours, config.alpha)
+    languages = len(index.languages)
+    long_enough = index.samples >= config.min_samples
+    kept = np.bincount(index.language[long_enough], minlength=languages)
+    total = np.bincount(index.language, minlength=languages)
+    for language, count, whole in zip(index.languages, kept, total, strict=True):
+        if not count:
+            raise CorpusError(
+                f"language {language!r}: all {whole} utterances are shorter than min_samples "
+                f"({config.min_samples / SAMPLE_RATE:g} s); lower it or leave the language out"
+            )
+
+    # An utterance is drawn as often as the others of its language, p_l over the language's audio.
+    samples, language = index.samples[long_enough], index.language[long_enough]
+    capped = np.minimum(samples, config.max_crop_samples)
+    draws = shares / np.bincount(language, capped, languages)
+    lengths = buckets.choose_crops(
+        samples, draws[language], config.buckets,
+        shortest=config.min_samples, longest=config.max_crop_samples, window=window, hop=hop,
+    )  # fmt: skip
+    rows = buckets.rows_per_batch(lengths, config.batch_seconds, row_multiple)
+    return TrainPlan(
+        config=config,
+        index=index,
+        shares=shares,
+        lengths=lengths,
+        rows=rows,
+        cells=_cells(np.flatnonzero(long_enough), samples, language, lengths, languages),
+        left_out=total - kept,
+    )
+
+
+def _cells(
+    numbers: np.ndarray,
+    samples: np.ndarray,
+    language: np.ndarray,
+    lengths: tuple[int, ...],
+    languages: int,
+) -> tuple[tuple[np.ndarray, ...], ...]:
+    """Record numbers by bucket and language, ascending in each cell."""
+    bucket = np.searchsorted(lengths, samples, side="right") - 1
+    cell = bucket * languages + language
+    order = np.argsort(cell, kind="stable")
+    ends = np.cumsum(np.bincount(cell, minlength=len(lengths) * languages))[:-1]
+    flat = np.split(numbers[order].astype(np.int32), ends)
+    return tuple(tuple(flat[i : i + languages]) for i in range(0, len(flat), languages))
+
+
+def check_lengths(config: DataConfig, window: int = buckets.WINDOW) -> None:
+    """Raises ``ConfigError`` for crops shorter than a frame or than the shortest utterance."""
+    if config.max_crop_samples < window:
+        raise ConfigError(
+            f"max_crop_samples {config.max_crop_samples} is shorter than one frame ({window} "
+            "samples); crops of 2 s (32000) and more make sense"
+        )
+    if not window <= config.min_samples <= config.max_crop_samples:
+        raise ConfigError(
+            f"min_samples {config.min_samples} must lie between one frame ({window} samples) and "
+            f"max_crop_samples {config.max_crop_samples}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalPlan:
+    """The held-out batches: every chosen utterance once, in a fixed order.
+
+    Attributes:
+      config, index: what the plan was made from.
+      shapes: (rows, samples) of the global batches of each length.
+      batches: (samples, record numbers [rows] int32) of each batch; -1 marks a row without
+        utterance, so that the last batch of a length has the shape of the others.
+      too_short: utterances shorter than one frame, which are left out.
+    """
+
+    config: DataConfig
+    index: Index
+    shapes: tuple[tuple[int, int], ...]
+    batches: tuple[tuple[int, np.ndarray], ...]
+    too_short: int
+
+
+def plan_evaluation(
+    config: DataConfig,
+    row_multiple: int = 1,
+    *,
+    index: Index | None = None,
+    window: int = buckets.WINDOW,
+    hop: int = buckets.HOP,
+) -> EvalPlan:
+    """Plans the evaluation: languages numbered as in training, ``eval_seconds`` of each.
+
+    Which utterances are taken does not depend on the seed of the run, on hosts, or on
+    ``row_multiple``. Arguments and errors as in ``plan_training``.
+    """
+    check_lengths(config, window)
+    if index is None:
+        hours = records.Manifest.load(config.path).hours(config.train_split)
+        languages = mixture.choose_languages(hours, config.languages)
+        index = load_index(config, config.eval_split, languages)
+    languages = range(len(index.languages))
+    taken = np.concatenate([_held_out(index, n, config, window) for n in languages])
+    if not taken.size:
+        raise CorpusError(f"no utterance of split {config.eval_split!r} is as long as one frame")
+    taken.sort()
+    samples = np.minimum(index.samples[taken], config.max_crop_samples)
+    lengths = buckets.choose_ceilings(
+        samples, config.buckets, longest=config.max_crop_samples, window=window, hop=hop
+    )
+    shapes, batches = [], []
+    for bucket, length in enumerate(lengths):
+        numbers = taken[np.searchsorted(lengths, samples) == bucket]
+        fit = int(config.batch_seconds * SAMPLE_RATE // length) // row_multiple
+        need = -(-len(numbers) // row_multiple)  # a small set makes no large batch
+        rows = max(1, min(fit, need)) * row_multiple
+        filled = np.full(-(-len(numbers) // rows) * rows, -1, np.int32)
+        filled[: len(numbers)] = numbers
+        shapes.append((rows, length))
+        batches += [(length, batch) for batch in filled.reshape(-1, rows)]
+    too_short = int((index.samples < window).sum())
+    return EvalPlan(config, index, tuple(shapes), tuple(batches), too_short)
+
+
+def _held_out(index: Index, language: int, config: DataConfig, window: int) -> np.ndarray:
+    """Record numbers of one language up to ``eval_seconds``, spread over the whole split."""
+    numbers = np.flatnonzero((index.language == language) & (index.samples >= window))
+    if not config.eval_seconds:
+        return numbers
+    shuffled = np.random.default_rng([language]).permutation(numbers)
+    audio = np.cumsum(np.minimum(index.samples[shuffled], config.max_crop_samples))
+    # At least one utterance, then those that end within the limit.
+    return shuffled[: max(1, int((audio <= config.eval_seconds * SAMPLE_RATE).sum()))]
