@@ -72,7 +72,8 @@ class Spoken:
       alignment: (symbol, start, end), [start, end) in samples at ``rate``, in order and not
         overlapping. Pauses, and inserted sounds that espeak gives no symbol, are the gaps between.
         A vowel after a liquid or nasal begins after the transition into it, which espeak reports as
-        part of the consonant; a closure before a stop counts to the phoneme before.
+        part of the consonant; a closure before a stop counts to the phoneme before; phonemes that
+        espeak blends into one sound share it by halves.
     """
 
     waveform: np.ndarray
@@ -178,7 +179,32 @@ def _alignment(
     )
     if agree:
         phones = [(name, *phone[1:]) for name, phone in zip(names, phones, strict=True)]
-    return tuple(phone for phone in phones if phone[1] < phone[2])
+    return tuple(phone for phone in _with_room(phones) if phone[1] < phone[2])
+
+
+def _with_room(phones: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+    """Gives a phone of no length half of the longer neighbour that it touches.
+
+    espeak blends some phones into the next or the last one, as l in "twelve" or the second phone
+    of French "roi", and reports both at the same sample.
+    """
+    phones = list(phones)
+    for index, (symbol, at, end) in enumerate(phones):
+        if at < end:
+            continue
+        _, *before = phones[index - 1] if index else (symbol, at, at)
+        _, *after = phones[index + 1] if index + 1 < len(phones) else (symbol, at, at)
+        room_before = before[1] - before[0] if before[1] == at else 0
+        room_after = after[1] - after[0] if after[0] == at else 0
+        if room_before > room_after:
+            middle = at - room_before // 2
+            phones[index - 1] = (phones[index - 1][0], before[0], middle)
+            phones[index] = (symbol, middle, at)
+        elif room_after:
+            middle = at + room_after // 2
+            phones[index] = (symbol, at, middle)
+            phones[index + 1] = (phones[index + 1][0], middle, after[1])
+    return phones
 
 
 def _names(clause: str) -> list[str]:

@@ -23,7 +23,7 @@ from xlsr_jax.text.numerals import number_words
 LANGUAGES = ("es", "fr", "it", "ky", "nl", "ru", "sv", "tr", "tt", "zh", "en")
 SPLITS = ("train", "valid", "test")
 CYRILLIC, HAN = ("ky", "ru", "tt"), ("zh",)
-MOST_PARTS = 24  # of one sentence
+MOST_PARTS, DRAFTS = 24, 4  # of one sentence
 
 _FIRST_DAY, _DAYS = datetime.date(1850, 1, 1), 66_000  # to 2030
 _UNITS = (
@@ -46,10 +46,15 @@ class Names:
 
 
 def sentence(language: str, split: str, characters: float, rng: np.random.Generator) -> str:
-    """A sentence near ``characters`` long, as near as whole words and names come.
+    """A sentence of about ``characters``: of a few drafts, the one that comes nearest.
 
     Letters, spaces, apostrophes, hyphens, commas and one mark at the end; no digits.
     """
+    drafts = [_draft(language, split, characters, rng) for _ in range(DRAFTS)]
+    return min(drafts, key=lambda draft: abs(len(draft) - characters))
+
+
+def _draft(language: str, split: str, characters: float, rng: np.random.Generator) -> str:
     names, (comma, conjunctions) = _names(language, split), _joints(language)
     makers = (_date, _quantity, _money, _span, _number)
     parts: list[str] = []
