@@ -87,9 +87,15 @@ def noise_bytes(tmp_path, suffix, quiet=slice(0), **options):
 def test_truncated_files_are_refused(suffix, part, tmp_path):
     data = noise_bytes(tmp_path, suffix)
     (tmp_path / f"cut.{suffix}").write_bytes(data[: int(part * len(data))])
-    # An MP3 that lacks less than the padding its codec adds is no different from a whole one.
     with pytest.raises(UnreadableAudio, match="truncated|damaged"):
         audio.decode(tmp_path / f"cut.{suffix}")
+
+
+def test_an_ogg_cut_between_two_pages_is_refused(tmp_path):
+    data = noise_bytes(tmp_path, "ogg")
+    (tmp_path / "cut.ogg").write_bytes(data[: data.rfind(b"OggS")])
+    with pytest.raises(UnreadableAudio, match="truncated: the OGG stream has no last page"):
+        audio.decode(tmp_path / "cut.ogg")
 
 
 def test_an_mp3_whose_length_is_guessed_is_whole_or_refused(tmp_path):
@@ -176,6 +182,9 @@ def test_normalization_is_that_of_the_papers():
     exact = waveform.astype(np.float64)
     expected = (exact - exact.mean()) / np.sqrt(exact.var() + 1e-5)  # biased variance
     normalized = audio.normalize(waveform)
+    few = np.array([0.5, -0.5, 0.25], np.float32)  # with so few, n and n - 1 differ
+    by_hand = (few - 1 / 12) / np.sqrt(((few - 1 / 12) ** 2).sum() / 3 + 1e-5)
+    np.testing.assert_allclose(audio.normalize(few), by_hand, rtol=1e-5)
     np.testing.assert_allclose(normalized, expected, atol=2e-5)
     assert normalized.dtype == np.float32
     # eps counts at this level: without it the spread would be 1.

@@ -233,6 +233,27 @@ def test_ensure_prepares_once_and_then_reads(tmp_path, caplog):
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*.*")} == made
 
 
+ENSURING = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_prepare import Counting
+from xlsr_jax.data.prepare import ensure
+if __name__ == "__main__":
+    print(sum(shard.utterances for shard in ensure(Counting(pause=0.02), {root!r}, 1).shards))
+"""
+
+
+def test_processes_that_need_one_corpus_wait_for_the_one_that_makes_it(tmp_path):
+    script = tmp_path / "ensuring.py"
+    script.write_text(ENSURING.format(tests=str(Path(__file__).parent), root=str(tmp_path / "c")))
+    command = [sys.executable, str(script)]
+    both = [subprocess.Popen(command, stdout=-1, stderr=-1, text=True) for _ in range(2)]
+    results = [process.communicate(timeout=60) for process in both]
+    assert [process.returncode for process in both] == [0, 0], results
+    assert [out for out, _ in results] == ["38\n", "38\n"]  # of 45, 7 cannot be loaded
+    assert sum("preparing" in err for _, err in results) == 1
+
+
 @dataclasses.dataclass(frozen=True)
 class Listed:
     """A corpus of given utterances."""
@@ -394,6 +415,7 @@ def test_a_disk_that_refuses_loses_nothing(whole, tmp_path):
     assert f"cannot write {largest}: " in line and "File too large" in line
     assert line.endswith("run the same command again, all that was finished is kept")
     assert not list(root.rglob("*.partial-*"))
+    assert not (root / "manifest.json").exists()  # it would claim a shard that is not there
     make(Counting(), root, workers=1)
     assert contents(root) == contents(whole)
     assert kept and all(path.stat().st_mtime_ns == mtime for path, mtime in kept.items())
