@@ -4,7 +4,7 @@ The stream is a function of (seed, step) alone. Which records a step reads is in
 a stream starts at any step at once, and every host and worker process finds its own rows without
 the others:
 
-    per bucket and language   record numbers, shuffled anew each epoch, repeated
+    per bucket and language   record numbers, epoch after epoch, each in a new order
     per bucket                mix of languages -> batches of numbers -> this host's slice of rows
     stream                    mix of buckets -> open, normalize, crop, stack -> threads -> processes
 
@@ -15,6 +15,7 @@ where JAX is installed, without starting a backend.)
 import contextlib
 import itertools
 import os
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -88,7 +89,7 @@ def schedule(plan: TrainPlan, seed: int, *, host: int = 0, hosts: int = 1) -> An
         # Grain looks through the languages in order at every draw: frequent ones first.
         order = [n for n in np.argsort(-shares, kind="stable") if len(row[n])]
         languages = [
-            grain.MapDataset.source(row[n]).shuffle(seed=_seed(seed, bucket, n)).repeat()
+            grain.MapDataset.source(Epochs(row[n], (seed, _SHUFFLE, bucket, int(n))))
             for n in order
         ]
         mixed = grain.MapDataset.mix(languages, weights=[float(shares[n]) for n in order])
@@ -101,9 +102,32 @@ def _tag(bucket: int, numbers: np.ndarray) -> tuple[int, np.ndarray]:
     return bucket, numbers
 
 
-def _seed(seed: int, bucket: int, language: int) -> int:
-    sequence = np.random.SeedSequence([seed, _SHUFFLE, bucket, int(language)])
-    return int(sequence.generate_state(1)[0])
+class Epochs:
+    """Record numbers without end: every one once an epoch, in an order drawn anew.
+
+    Grain's own shuffle searches a domain of 2^16 for each draw, which takes a millisecond where a
+    language has few utterances; a permutation drawn whole takes microseconds.
+    """
+
+    def __init__(self, numbers: np.ndarray, seed: tuple[int, ...]):
+        self.numbers, self.seed = numbers, seed
+        self._recent: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, index: int) -> int:
+        epoch, place = divmod(index, len(self.numbers))
+        order = self._recent.get(epoch)
+        if order is None:
+            order = np.random.default_rng([*self.seed, epoch]).permutation(self.numbers)
+            # Batches are read ahead in threads, so two epochs can be under way; assigned in one
+            # step, for the same reason.
+            self._recent = dict([*self._recent.items(), (epoch, order)][-2:])
+        return int(order[place])
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_recent": {}}
 
 
 def _read_crops(
@@ -223,22 +247,30 @@ def _iterate(dataset: Any, threads: int, prefetch: int, workers: int) -> Iterato
     if not workers:
         iterator = iter(stream)
         iterator.start_prefetch()
-        return _closing(iterator, [])
+        return _closing(iterator, iterator)
     processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch)
     iterator = iter(stream.mp_prefetch(processes, worker_init_fn=_end_with_parent))
-    with _environment_of_workers():
-        # Grain starts a process at its first batch, and that one must see the environment.
-        ready = [next(iterator) for _ in range(workers)]
-    return _closing(iterator, ready)
-
-
-def _closing(iterator: Any, ready: list[Batch]) -> Iterator[Batch]:
+    batches = map(_copied, iterator)
     try:
-        for batch in itertools.chain(ready, iterator):
-            # Out of the shared memory of worker processes, whose life ends with the iterator's.
-            yield {name: np.array(array) for name, array in batch.items()} if ready else batch
+        # Grain starts a process at its first batch, and that one must see the environment.
+        with _environment_of_workers():
+            ready = list(itertools.islice(batches, workers))
+    except BaseException:
+        iterator.close()
+        raise
+    return _closing(iterator, itertools.chain(ready, batches))
+
+
+def _closing(iterator: Any, batches: Iterator[Batch]) -> Iterator[Batch]:
+    try:
+        yield from batches
     finally:
         iterator.close()
+
+
+def _copied(batch: Batch) -> Batch:
+    """Out of the memory shared with worker processes, which must not outlive them."""
+    return {name: np.array(array) for name, array in batch.items()}
 
 
 @contextlib.contextmanager
