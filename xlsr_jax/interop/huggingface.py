@@ -201,8 +201,8 @@ def to_config_json(config: ModelConfig) -> dict[str, Any]:
         "hidden_act": activation,
         "feat_extract_activation": activation,
         "layer_norm_eps": 1e-5,
-        # Masking comes with the batch in pretraining; what is here would be SpecAugment.
-        "mask_time_prob": 0.0,
+        # Without a probability of masking the model would be made without a mask embedding.
+        "mask_time_prob": 0.65,
         "vocab_size": 32,
     }
 

@@ -60,9 +60,7 @@ def score(
       distractors_BMK: int32 indices among the M.
       temperature: divides the cosine similarity.
     """
-    similarity_BMM = (
-        jnp.einsum("bmp,bnp->bmn", _unit(contexts_BMP), _unit(targets_BMP)) / temperature
-    )
+    similarity_BMM = logits(contexts_BMP, targets_BMP, temperature)
     counts_BMM = _counts(distractors_BMK, valid_BM.shape[1])
     equal_BMM = jnp.all(codes_BMG[:, :, None] == codes_BMG[:, None, :], axis=-1)
     kept_BMM = jnp.where(equal_BMM, 0, counts_BMM)
@@ -83,6 +81,12 @@ def score(
         equal=total(jnp.sum(jnp.where(equal_BMM, counts_BMM, 0), axis=-1)),
         frames=total(jnp.ones(valid_BM.shape)),
     )
+
+
+def logits(contexts_BMP: jax.Array, targets_BMP: jax.Array, temperature: float) -> jax.Array:
+    """[B, M, M]: cosine similarity of every context with every target, over the temperature."""
+    cosine_BMM = jnp.einsum("bmp,bnp->bmn", _unit(contexts_BMP), _unit(targets_BMP))
+    return cosine_BMM / temperature
 
 
 def _counts(distractors_BMK, bound):
