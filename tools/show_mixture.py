@@ -80,7 +80,7 @@ def achieved_shares(plan: TrainPlan, steps: int, seed: int = 0) -> np.ndarray:
     return seconds / seconds.sum()
 
 
-def draw(path: Path, locales: list[Locale], shares: dict[float, np.ndarray]) -> None:
+def draw(path: Path, title: str, locales: list[Locale], shares: dict[float, np.ndarray]) -> None:
     """Writes a picture: share of the hours against share of the audio drawn, for each alpha."""
     import matplotlib
 
@@ -93,7 +93,7 @@ def draw(path: Path, locales: list[Locale], shares: dict[float, np.ndarray]) -> 
     axes.plot(hours[order] / hours.sum(), "k:", label="share of the hours")
     for alpha, achieved in shares.items():
         axes.plot(achieved[order], ".", markersize=4, label=f"drawn at alpha {alpha:g}")
-    axes.set(yscale="log", ylim=(1e-7, 1), ylabel="share of audio", title=path.stem)
+    axes.set(yscale="log", ylim=(1e-7, 1), ylabel="share of audio", title=title)
     ticks = np.arange(0, len(order), 4)
     axes.set_xticks(ticks, [locales[order[i]].name for i in ticks], rotation=90, fontsize=7)
     axes.legend()
@@ -135,7 +135,7 @@ def main() -> None:
             f"{by_bucket:.1%} discarded"
         )
     if flags.png:
-        draw(flags.png, locales, shares)
+        draw(flags.png, flags.release.stem, locales, shares)
 
 
 if __name__ == "__main__":
