@@ -1,10 +1,13 @@
 """espeak-ng in process: phonemes, their times, and nothing carried from one text to the next."""
 
+import _ctypes
+import ctypes
 import hashlib
 import subprocess
 import sys
 import time
 
+import espeakng_loader
 import numpy as np
 import pytest
 
@@ -149,3 +152,13 @@ def test_what_cannot_be_spoken_says_why(text, voice, said):
 def test_versions_name_the_library():
     versions = espeak.versions()
     assert versions["espeak-ng"].startswith("1.") and versions["espeakng-loader"]
+
+
+def test_a_library_in_use_elsewhere_is_refused():
+    held = ctypes.CDLL(espeakng_loader.get_library_path())
+    try:
+        with pytest.raises(espeak.SynthesisError, match="already loaded in this process"):
+            speak("casa", Voice("es"))
+    finally:
+        _ctypes.dlclose(held._handle)
+    assert speak("casa", Voice("es")).phonemes == "k a s a"

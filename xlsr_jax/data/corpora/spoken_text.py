@@ -22,7 +22,7 @@ from xlsr_jax.text import espeak
 
 REVISION = 1  # to be raised when a change of this file or of sentences.py changes the corpus
 
-# Train hours of Common Voice: XLSR (arXiv:2006.13979), Table 2, and English from section 4.1.
+# Train hours of Common Voice in XLSR (arXiv:2006.13979): Table 1, and section 3.3 for English.
 COMMON_VOICE_HOURS = {
     "es": 168, "fr": 353, "it": 90, "ky": 17, "nl": 29, "ru": 55, "sv": 3, "tr": 11, "tt": 17,
     "zh": 50, "en": 557,
