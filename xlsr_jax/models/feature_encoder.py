@@ -111,7 +111,7 @@ def convolution(x_BTC: jax.Array, kernel_kCD: jax.Array, stride: int) -> jax.Arr
     pieces = -(-width // stride)
     if channels == 1:  # the samples themselves: patches are small, a product of depth 1 is not
         patches = [x_BTC[:, j : j + stride * (frames - 1) + 1 : stride, 0] for j in range(width)]
-        return jnp.stack(patches, axis=-1) @ kernel_kCD[:, 0]
+        return layers.matmul(jnp.stack(patches, axis=-1), kernel_kCD[:, 0])
     blocks = frames + pieces - 1
     x_BTC = jnp.pad(x_BTC, ((0, 0), (0, max(0, blocks * stride - length)), (0, 0)))
     x = x_BTC[:, : blocks * stride].reshape(batch, blocks, stride * channels)
@@ -119,7 +119,7 @@ def convolution(x_BTC: jax.Array, kernel_kCD: jax.Array, stride: int) -> jax.Arr
     y = 0
     for j in range(pieces):
         rows = kernel[j * stride * channels : (j + 1) * stride * channels]
-        y = y + x[:, j : j + frames, : rows.shape[0]] @ rows
+        y = y + layers.matmul(x[:, j : j + frames, : rows.shape[0]], rows)
     return y
 
 
