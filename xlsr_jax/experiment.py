@@ -11,7 +11,7 @@ import jax
 from xlsr_jax import config as configuration
 from xlsr_jax.config import Config
 from xlsr_jax.data import pipeline
-from xlsr_jax.data.records import MANIFEST, CorpusError, write_atomically
+from xlsr_jax.data.records import write_atomically
 from xlsr_jax.objectives.log_mel import LogMelObjective
 from xlsr_jax.parallel import mesh as meshes
 from xlsr_jax.schema import ConfigError
@@ -33,7 +33,8 @@ def pretrain(config: Config, workdir: Path) -> None:
     mesh = meshes.make_mesh(config.mesh)
     jax.set_mesh(mesh)
     multiple = row_multiple(config, mesh)
-    plan = pipeline.plan(config.data, row_multiple=multiple)
+    plan = pipeline.plan_training(config.data, multiple)
+    eval_plan = pipeline.plan_evaluation(config.data, meshes.data_parallel(mesh))
     phases = make_phases(config, plan.languages)
     about = {"config": configuration.to_dict(config), "languages": list(plan.languages)}
 
@@ -53,21 +54,19 @@ def pretrain(config: Config, workdir: Path) -> None:
     changed = _remember_config(about["config"], workdir) if first_host else []
     logbook = Logbook(workdir, int(state.step), total, active=first_host)
     logbook.say(f"{config.name}: {parameter_count(state.params) / 1e6:.1f} M parameters in {workdir}")
-    for line in plan.report():
-        logbook.say(line)
+    logbook.say(plan.summary())
     for change in changed:
         logbook.event(int(state.step), f"setting changed since the run began: {change}")
     if newest is not None:
         logbook.event(newest, f"going on from the checkpoint of update {newest}")
+    hosts = {"host": jax.process_index(), "hosts": jax.process_count()}
     run = loop.Run(
         config=config.training,
         phases=phases,
-        open_batches=partial(
-            plan.train_batches, seed=config.seed, host=jax.process_index(), hosts=jax.process_count()
+        open_batches=lambda step: pipeline.train_batches(
+            plan, seed=config.seed, start_step=step, **hosts
         ),
-        eval_batches=partial(
-            plan.eval_batches, host=jax.process_index(), hosts=jax.process_count()
-        ),
+        eval_batches=partial(pipeline.eval_batches, eval_plan, **hosts),
         mesh=mesh,
         key=key,
         checkpoints=checkpoints,
@@ -95,7 +94,7 @@ def make_phases(config: Config, languages: tuple[str, ...]) -> list[loop.Phase]:
     phases = []
     warm = config.warm_start
     if warm.updates:
-        regression = LogMelObjective(config.model, warm.bands)
+        regression = LogMelObjective(config.model, warm.bands, meshes.constrain)
         settings = optimizer.OptimizerConfig(
             peak_lr=warm.peak_lr, warmup_share=warm.warmup_share, weight_decay=0.0
         )
@@ -136,17 +135,13 @@ def row_multiple(config: Config, mesh: jax.sharding.Mesh) -> int:
 
 
 def prepare_corpus(config: Config) -> None:
-    """Makes the config's own corpus on first use; the other hosts wait for the first."""
-    path = Path(config.data.path)
-    if (path / MANIFEST).exists() or not config.corpus.make:
+    """Makes the config's own corpus on first use, or checks that it is the one asked for."""
+    if not config.corpus.make:
         return
-    if jax.process_count() > 1:
-        raise CorpusError(f"no corpus at {path}; prepare it once, before starting several hosts")
     from xlsr_jax.data.corpora.spoken_text import SpokenText
-    from xlsr_jax.data.prepare import prepare
+    from xlsr_jax.data.prepare import ensure
 
-    corpus = SpokenText(hours=config.corpus.hours, seed=config.corpus.seed)
-    prepare(corpus, path)
+    ensure(SpokenText(hours=config.corpus.hours, seed=config.corpus.seed), config.data.path)
 
 
 def _remember_config(config: dict[str, Any], workdir: Path) -> list[str]:

@@ -37,8 +37,10 @@ def initial_state(
 ) -> TrainState:
     """A fresh state; pure, so that it also runs under ``jax.eval_shape`` and ``jax.jit``."""
     params = init(key)
-    zero = jnp.zeros((), jnp.int32)
-    return TrainState(zero, params, optimizer.init(params), zero, zero)
+    counters = {  # an array each, because the state is donated leaf by leaf
+        name: jnp.zeros((), jnp.int32) for name in ("step", "skipped", "skipped_in_a_row")
+    }
+    return TrainState(params=params, opt_state=optimizer.init(params), **counters)
 
 
 def abstract_state(
