@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from xlsr_jax.data.index import DataConfig, Index
 from xlsr_jax.data.pipeline import schedule
-from xlsr_jax.data.plan import DataConfig, Index, TrainPlan, plan_training
+from xlsr_jax.data.plan import TrainPlan, plan_training
 from xlsr_jax.data.records import SAMPLE_RATE
 
 SPREAD = 0.4  # standard deviation of log clip length

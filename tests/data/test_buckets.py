@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from xlsr_jax.data import buckets
-from xlsr_jax.data.plan import DataConfig, Index, plan_training
+from xlsr_jax.data.index import DataConfig, Index
+from xlsr_jax.data.plan import plan_training
 from xlsr_jax.schema import ConfigError
 
 

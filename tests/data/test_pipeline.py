@@ -218,14 +218,15 @@ def test_evaluation_reads_every_utterance_once(corpus, hosts):
 def test_evaluation_stays_within_its_seconds_and_does_not_depend_on_rows(corpus):
     config = configured(corpus, eval_seconds=2.0)
     taken = []
-    for rows in (1, 4):
-        plan = plan_evaluation(config, rows)
+    for rows, batch_seconds in ((1, None), (4, 1.0)):
+        plan = plan_evaluation(config, rows, batch_seconds=batch_seconds)
         taken.append(np.sort(np.concatenate([numbers for _, numbers in plan.batches])))
         taken[-1] = taken[-1][taken[-1] >= 0]
         for language in (0, 2):
             mine = taken[-1][plan.index.language[taken[-1]] == language]
             seconds = np.minimum(plan.index.samples[mine], 8000).sum() / 16_000
             assert 1.4 < seconds <= 2.0
+    assert max(n * length for n, length in plan.shapes) <= max(16_000, 4 * 8000)
     np.testing.assert_array_equal(*taken)
 
 

@@ -23,14 +23,8 @@ from typing import Any
 import numpy as np
 
 from xlsr_jax.data import audio, records
-from xlsr_jax.data.plan import (
-    DataConfig,
-    EvalPlan,
-    Index,
-    TrainPlan,
-    plan_evaluation,
-    plan_training,
-)
+from xlsr_jax.data.index import DataConfig, Index
+from xlsr_jax.data.plan import EvalPlan, TrainPlan, plan_evaluation, plan_training
 from xlsr_jax.data.records import CorpusError, Record
 from xlsr_jax.schema import ConfigError
 
