@@ -18,7 +18,7 @@ def contrastive_alarms(
     """Alarms that the figures of one log line give rise to: name -> what was seen and what to try.
 
     Args:
-      figures: summary of the objective (contrastive, chance, code_perplexity, distractor_equal).
+      figures: summary of the objective (contrastive_loss, chance_loss, code_perplexity, distractor_equal).
       step: updates within the phase.
       groups: codebook groups, the floor of the code perplexity.
       patience: updates after which a loss at chance level is an alarm.
@@ -28,14 +28,14 @@ def contrastive_alarms(
     if step > min(patience, 100) and (perplexity < COLLAPSED * groups or equal > EQUAL_SHARE):
         alarms["collapse"] = (
             f"code perplexity {perplexity:.1f} (floor {groups}), {equal:.0%} of distractors equal the "
-            f"positive, contrastive loss {figures['contrastive']:.3f}: the codebook has collapsed and a "
+            f"positive, contrastive loss {figures['contrastive_loss']:.3f}: the codebook has collapsed and a "
             "falling loss means nothing; go back to an earlier checkpoint with a lower "
             "config.optimizer.peak_lr or a higher diversity weight"
         )
-    elif step >= patience and figures["contrastive"] > AT_CHANCE * figures["chance"]:
+    elif step >= patience and figures["contrastive_loss"] > AT_CHANCE * figures["chance_loss"]:
         alarms["not learning"] = (
-            f"contrastive loss {figures['contrastive']:.3f} nats after {step} updates is still the "
-            f"chance level {figures['chance']:.3f}; try a lower config.optimizer.peak_lr, a larger "
+            f"contrastive loss {figures['contrastive_loss']:.3f} nats after {step} updates is still the "
+            f"chance level {figures['chance_loss']:.3f}; try a lower config.optimizer.peak_lr, a larger "
             "config.data.batch_seconds, or config.warm_start.updates=400"
         )
     return alarms

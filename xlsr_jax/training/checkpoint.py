@@ -18,7 +18,7 @@ from xlsr_jax.parallel.rules import path_string
 from xlsr_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
-BEST_BY = "contrastive"  # wav2vec 2.0 section 4.2: the lowest held-out contrastive loss
+BEST_BY = "contrastive_loss"  # wav2vec 2.0 section 4.2: the lowest held-out contrastive loss
 
 
 class CheckpointError(RuntimeError):

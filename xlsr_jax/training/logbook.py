@@ -30,8 +30,11 @@ class Logbook:
         self._drop_after(start)
         self._file = open(self._path, "a", buffering=1)  # noqa: SIM115, open for the whole run
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+        self._total = total
+        self._terminal = sys.stderr.isatty()  # a file gets a plain line for each log line instead
         self._bar = tqdm(total=total, initial=start, unit="update", dynamic_ncols=True,
-                         file=sys.stderr, mininterval=0.5, smoothing=0.05)
+                         file=sys.stderr, mininterval=0.5, smoothing=0.05,
+                         disable=not self._terminal)
 
     def metrics(self, step: int, kind: str, figures: Mapping[str, float]) -> None:
         """One line of figures; values that are not finite are left out."""
@@ -54,12 +57,16 @@ class Logbook:
         """A line for the person at the terminal, above the progress bar."""
         if self._active:
             self._bar.write(text, file=sys.stderr)
+            sys.stderr.flush()
 
     def advance(self, step: int, shown: Mapping[str, str] | None = None) -> None:
         if not self._active:
             return
         if shown:
             self._bar.set_postfix(shown, refresh=False)
+            if not self._terminal:
+                figures = ", ".join(f"{name} {value}" for name, value in shown.items())
+                self.say(f"update {step} of {self._total}: {figures}")
         self._bar.update(step - self._bar.n)
 
     def close(self) -> None:
@@ -96,7 +103,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 PANELS = (  # (title, unit, train figure, held-out figure, reference figure)
-    ("Contrastive loss", "nats per masked frame", "contrastive", "chance"),
+    ("Contrastive loss", "nats per masked frame", "contrastive_loss", "chance_loss"),
     ("Contrastive accuracy", "share of masked frames", "accuracy", "chance_accuracy"),
     ("Code perplexity", "both groups, 2 is collapse", "code_perplexity", None),
     ("Warm start", "share of log-mel variance explained", "r2", None),

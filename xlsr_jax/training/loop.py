@@ -280,5 +280,5 @@ def _log(
 
 
 def _headline(figures: Mapping[str, float]) -> str:
-    shown = ("contrastive", "chance", "accuracy", "chance_accuracy", "code_perplexity", "r2")
+    shown = ("contrastive_loss", "chance_loss", "accuracy", "chance_accuracy", "code_perplexity", "r2")
     return ", ".join(f"{name} {figures[name]:.4g}" for name in shown if name in figures)
