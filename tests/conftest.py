@@ -1,4 +1,4 @@
-"""Tests run on the CPU and share one compilation cache."""
+"""Tests run on the CPU and share one small corpus and one compilation cache."""
 
 import os
 from pathlib import Path
@@ -23,3 +23,14 @@ def shared() -> Path:
     if not folder.exists():
         pytest.skip(f"no shared material at {folder.name}/ beside the project")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tmp_path_factory) -> Path:
+    """A few minutes of the demonstration corpus, as the tiny configs make it for themselves."""
+    from xlsr_jax.data.corpora.spoken_text import SpokenText
+    from xlsr_jax.data.prepare import ensure
+
+    path = tmp_path_factory.mktemp("corpus") / "tiny"
+    ensure(SpokenText(hours=0.05, seed=0), path)
+    return path

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
@@ -28,7 +29,7 @@ class CheckpointError(RuntimeError):
 class Checkpoints:
     """The checkpoints of one run: the latest ones and the best one are kept."""
 
-    def __init__(self, workdir: Path, keep: int) -> None:
+    def __init__(self, workdir: Path, keep: int = 1, read_only: bool = False) -> None:
         metric = lambda metrics: metrics.get(BEST_BY, float("inf"))  # noqa: E731
         options = ocp.CheckpointManagerOptions(
             preservation_policy=managers.AnyPreservationPolicy([
@@ -37,7 +38,8 @@ class Checkpoints:
             ]),
             step_prefix=None,
             enable_async_checkpointing=True,
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
         )
         self._manager = ocp.CheckpointManager(
             (Path(workdir) / FOLDER).absolute(),
@@ -94,18 +96,19 @@ class Checkpoints:
             ).state
         except (OSError, ValueError, KeyError) as error:
             raise CheckpointError(
-                f"checkpoint {self._path(step)} cannot be read ({_line(error)}); delete that folder "
+                f"checkpoint {self.path(step)} cannot be read ({_line(error)}); delete that folder "
                 "to go on from the one before"
             ) from error
 
     def about(self, step: int) -> dict[str, Any]:
         """What was saved beside the state."""
-        return json.loads(next((self._path(step) / "about").glob("*")).read_text())
+        return json.loads(next((self.path(step) / "about").glob("*")).read_text())
 
     def close(self) -> None:
         self._manager.close()
 
-    def _path(self, step: int) -> Path:
+    def path(self, step: int) -> Path:
+        """Folder of one checkpoint."""
         return Path(self._manager.directory) / str(step)
 
     def _check_same_model(self, step: int, abstract: TrainState) -> None:
@@ -121,7 +124,7 @@ class Checkpoints:
         for name in sorted(saved.keys() | wanted.keys()):
             if saved.get(name) != wanted.get(name):
                 raise CheckpointError(
-                    f"{self._path(step)} is of another model: {name} is {saved.get(name, 'absent')} "
+                    f"{self.path(step)} is of another model: {name} is {saved.get(name, 'absent')} "
                     f"there and {wanted.get(name, 'absent')} in this config; use another --workdir, "
                     "or the config that the run was started with"
                 )
@@ -132,6 +135,33 @@ class Checkpoints:
             f"cannot write a checkpoint to {self._manager.directory} ({_line(error)}); "
             f"complete ones: {sorted(have) or 'none'}. Free space and run the same command again"
         )
+
+
+def load_parameters(workdir: Path, step: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parameters of a run as NumPy arrays, and what was saved about it; moments are not read.
+
+    Args:
+      workdir: of the run.
+      step: the newest if None.
+
+    Raises:
+      CheckpointError: where the run has no complete checkpoint.
+    """
+    checkpoints = Checkpoints(workdir, read_only=True)
+    step = checkpoints.latest() if step is None else step
+    if step is None:
+        raise CheckpointError(f"no checkpoint in {Path(workdir) / FOLDER}; is it a run's --workdir?")
+    about = checkpoints.about(step)
+    path = checkpoints.path(step) / "state"
+    checkpoints.close()
+    with ocp.PyTreeCheckpointer() as reader:
+        metadata = reader.metadata(path).item_metadata.tree["params"]
+        item = {"params": jax.tree.map(lambda leaf: np.zeros(0, leaf.dtype), metadata)}
+        places = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+        restored = reader.restore(
+            path, ocp.args.PyTreeRestore(item=item, restore_args=places, partial_restore=True)
+        )
+    return restored["params"], about
 
 
 def _line(error: Exception) -> str:

@@ -107,8 +107,9 @@ class SpokenText:
         from babel.core import get_cldr_version
 
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        made_with = {name: version(name) for name in ("num2words", "numpy", "scipy", "soxr")}
-        made_with |= {"babel": version("babel"), "cldr": get_cldr_version()} | espeak.versions()
+        software = {name: version(name) for name in ("babel", "num2words", "numpy", "scipy")}
+        software |= {"cldr": get_cldr_version()} | espeak.versions()
+        made_with = {f"{name} version": number for name, number in software.items()}
         made_with |= {key: str(value) for key, value in options.items() if key != "name"}
         return made_with | {"languages": " ".join(self.languages), "revision": str(REVISION)}
 
