@@ -34,8 +34,8 @@ def test_what_the_log_tells(finished):
     assert {"r2", "loss"} <= train[0].keys() and "contrastive_loss" not in train[0]
     last = train[-1]
     for name in ("contrastive_loss", "accuracy", "code_perplexity", "prob_perplexity", "code_pairs",
-                 "distractor_equal", "grad_norm", "param_norm", "loss/sv", "accuracy/sv",
-                 "audio_share/sv", "audio_seconds_per_second", "audio_hours_per_update",
+                 "distractor_equal", "grad_norm", "param_norm", "loss/en", "accuracy/en",
+                 "audio_share/en", "audio_seconds_per_second", "audio_hours_per_update",
                  "data_wait_share", "learning_rate", "temperature", "skipped_updates"):
         assert name in last, name
     np.testing.assert_allclose(last["chance_loss"], np.log(11), rtol=1e-5)
