@@ -17,12 +17,15 @@ class Scores(NamedTuple):
     Attributes:
       loss: nats.
       correct: frames whose target scores above all their distractors.
+      chance: share of frames that random scores would get right, one score for each code: distractors
+        drawn twice, or of the same codes, are one alternative and not two.
       equal: distractors that are the target's own codes, and were left out.
       frames: masked frames; 0 in rows with fewer than two, where there is nothing to tell apart.
     """
 
     loss: jax.Array
     correct: jax.Array
+    chance: jax.Array
     equal: jax.Array
     frames: jax.Array
 
@@ -78,6 +81,7 @@ def score(
     return Scores(
         loss=total(loss_BM),
         correct=total((positive_BM > best_BM).astype(jnp.float32)),
+        chance=total(1 / (1 + _alternatives(kept_BMM > 0, equal_BMM))),
         equal=total(jnp.sum(jnp.where(equal_BMM, counts_BMM, 0), axis=-1)),
         frames=total(jnp.ones(valid_BM.shape)),
     )
@@ -93,6 +97,16 @@ def _counts(distractors_BMK, bound):
     """[B, M, M] fp32: how often n was drawn for m. Compared and summed, never scattered."""
     drawn = distractors_BMK[:, :, None, :] == jnp.arange(bound)[:, None]
     return jnp.sum(drawn, axis=-1, dtype=jnp.float32)
+
+
+def _alternatives(drawn_BMM, equal_BMM):
+    """[B, M]: different codes among the frames drawn for each m.
+
+    Each drawn frame counts as one over the number of drawn frames that share its codes.
+    """
+    drawn = drawn_BMM.astype(jnp.float32)
+    sharing = jnp.einsum("bmn,bnk->bmk", drawn, equal_BMM.astype(jnp.float32))
+    return jnp.sum(drawn / jnp.maximum(sharing, 1), axis=-1)
 
 
 def _unit(x):

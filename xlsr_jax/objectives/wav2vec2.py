@@ -231,6 +231,7 @@ class Wav2Vec2Objective:
             "loss": (loss, frames),
             "contrastive_loss": (contrastive_loss, frames),
             "accuracy": (jnp.sum(scores.correct), frames),
+            "chance_accuracy": (jnp.sum(scores.chance), frames),
             "distractor_equal": (jnp.sum(scores.equal), frames * distractors.shape[-1]),
             "diversity": (diversity, frames),
             "feature_penalty": (penalty, frames),
@@ -288,7 +289,7 @@ class Wav2Vec2Objective:
         """Logged scalars of sums that were added over microbatches, devices or batches.
 
         "loss" and "contrastive_loss" are nats per masked frame; "chance_loss" and
-        "chance_accuracy" are what guessing gives. Perplexities are over all frames summed, in
+        "chance_accuracy" are what guessing gives (see ``contrastive.Scores``). Perplexities are over all frames summed, in
         [G, G * V]. Languages without audio in the sums give NaN.
         """
         ratio = {name: jnp.asarray(n) / d for name, (n, d) in sums.items()}
@@ -296,6 +297,7 @@ class Wav2Vec2Objective:
             "loss",
             "contrastive_loss",
             "accuracy",
+            "chance_accuracy",
             "distractor_equal",
             "diversity",
             "feature_penalty",
@@ -305,7 +307,6 @@ class Wav2Vec2Objective:
         metrics = {name: ratio[name] for name in plain}
         metrics |= {
             "chance_loss": jnp.asarray(math.log(self.config.distractors + 1)),
-            "chance_accuracy": jnp.asarray(1 / (self.config.distractors + 1)),
             "code_perplexity": perplexity(ratio["codes"]),
             "prob_perplexity": perplexity(ratio["probabilities"]),
             "masked_frames": sums["loss"][1],
