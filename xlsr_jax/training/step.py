@@ -51,7 +51,7 @@ def train_step(
     grads, sums = _accumulate(gradient, state.params, batch, accumulation)
     count = jnp.maximum(sums["loss"][1], 1.0)
     grads = jax.tree.map(lambda g: g / count, grads)
-    grad_norm = optax.global_norm(grads)
+    grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(grad_norm) & jnp.isfinite(sums["loss"][0])
 
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -68,7 +68,7 @@ def train_step(
     one = jnp.where(finite, 1.0, 0.0)
     sums = jax.tree.map(lambda value: jnp.where(finite, value, jnp.zeros_like(value)), sums)
     sums["grad_norm"] = (jnp.where(finite, grad_norm, 0.0), one)
-    sums["param_norm"] = (optax.global_norm(new.params), jnp.ones(()))
+    sums["param_norm"] = (optax.tree.norm(new.params), jnp.ones(()))
     return new, sums
 
 

@@ -1,0 +1,31 @@
+"""Alarms say what they saw, at the right time and not before."""
+
+import math
+
+from xlsr_jax.objectives.alarms import contrastive_alarms
+
+HEALTHY = {
+    "contrastive_loss": 3.1, "chance_loss": math.log(101), "code_perplexity": 210.0,
+    "distractor_equal": 0.01,
+}  # fmt: skip
+
+
+def alarms(step=2_000, **changed):
+    return contrastive_alarms(HEALTHY | changed, step, groups=2, patience=1_000)
+
+
+def test_a_healthy_run_is_left_alone():
+    assert alarms() == {}
+
+
+def test_a_collapsed_codebook_is_told_though_its_loss_falls():
+    said = alarms(contrastive_loss=0.01, code_perplexity=2.0, distractor_equal=0.99)
+    assert list(said) == ["collapse"]
+    assert "perplexity 2.0 (floor 2)" in said["collapse"] and "99%" in said["collapse"]
+
+
+def test_a_loss_at_chance_is_told_after_patience():
+    at_chance = {"contrastive_loss": math.log(101) - 0.01}
+    assert alarms(step=999, **at_chance) == {}
+    said = alarms(step=1_000, **at_chance)
+    assert list(said) == ["not learning"] and "4.615" in said["not learning"]
