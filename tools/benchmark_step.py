@@ -45,12 +45,14 @@ def _compare(flags: argparse.Namespace) -> None:
         first = _ask(worker)
         print(f"{side}: first update (compilation and allocation included) {first['time']:.1f} s")
     times: dict[str, list[float]] = {side: [] for side in SIDES}
+    cpu: dict[str, list[float]] = {side: [] for side in SIDES}
     rates = [_matrix_rate()]
     memory = {}
     for _ in range(flags.repeats):
         for side, worker in workers.items():
             answer = _ask(worker)
             times[side].append(answer["time"])
+            cpu[side].append(answer["cpu"])
             memory[side] = answer["peak_bytes"]
         rates.append(_matrix_rate())
     for worker in workers.values():
@@ -64,12 +66,16 @@ def _compare(flags: argparse.Namespace) -> None:
         print(
             f"{side:>7}: {statistics.median(times[side]):6.2f} s "
             f"({min(times[side]):.2f} to {max(times[side]):.2f}), "
+            f"processor time {statistics.median(cpu[side]):.2f} s, "
             f"peak memory {memory[side] / 2**30:.2f} GiB"
         )
     print(f"machine: {rate / 1e9:.0f} GFLOP/s on 2048 x 2048 matrices (NumPy, fp32)")
     print(f"  limit: {flops / 1e9:.0f} GFLOP of matrix products: {flops / rate:.2f} s at that rate")
     pairs = [a / b for a, b in zip(times["ours"], times["theirs"], strict=True)]
     print(f"time ratio   {statistics.median(pairs):.2f}  (target 0.8)")
+    # On a machine that others use too, wall time is the others' as well.
+    cpu_pairs = [a / b for a, b in zip(cpu["ours"], cpu["theirs"], strict=True)]
+    print(f"time ratio by processor time {statistics.median(cpu_pairs):.2f}")
     print(f"memory ratio {memory['ours'] / memory['theirs']:.2f}  (target 1.0)")
 
 
@@ -95,10 +101,14 @@ def _ask(worker: subprocess.Popen) -> dict[str, float]:
 def _serve(update) -> None:
     """Does one update for every line read, and says what it took."""
     for _ in sys.stdin:
-        begin = time.perf_counter()
+        begin, begin_cpu = time.perf_counter(), time.process_time()
         loss = update()
-        seconds = time.perf_counter() - begin
-        answer = {"time": seconds, "loss": loss, "peak_bytes": _peak_bytes()}
+        answer = {
+            "time": time.perf_counter() - begin,
+            "cpu": time.process_time() - begin_cpu,
+            "loss": loss,
+            "peak_bytes": _peak_bytes(),
+        }
         print(json.dumps(answer), flush=True)
 
 

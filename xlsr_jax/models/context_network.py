@@ -94,7 +94,9 @@ class ContextNetwork(nn.Module):
             return jax.lax.cond(keep, block, lambda x, params: x, x, params), x
 
         keep = jnp.ones(self.num_layers, bool) if randomness is None else randomness.keep_layer
-        x, inputs = jax.lax.scan(step, x, (jnp.arange(self.num_layers), stacked, keep))
+        numbered = (jnp.arange(self.num_layers), stacked, keep)
+        # On a CPU a loop copies each layer's weights and activations in and out of the stacks.
+        x, inputs = jax.lax.scan(step, x, numbered, unroll=jax.default_backend() == "cpu")
         return (layers.layer_norm(x, norm) if self.pre_norm else x), inputs
 
     def _block(self, x, params, valid_BT, seeds, index):
@@ -122,18 +124,19 @@ class ContextNetwork(nn.Module):
 
         def split(y):
             y = y.reshape(batch, length, self.heads, width // self.heads)
-            return self.constrain(y, "batch", None, "heads", None)
+            return jnp.swapaxes(self.constrain(y, "batch", None, "heads", None), 1, 2)
 
         query, key, value = (
             split(layers.linear(x_BTD, params[name])) for name in ("query", "key", "value")
         )
         query = query * (width // self.heads) ** -0.5
-        scores = jnp.einsum("bthd,bshd->bhts", query, key, preferred_element_type=jnp.float32)
+        # Heads before frames: products of plain matrices, which need no transposition.
+        scores = jnp.einsum("bhtd,bhsd->bhts", query, key, preferred_element_type=jnp.float32)
         # A finite floor: a row without any valid frame must not turn into NaN.
         scores = jnp.where(valid_BT[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
         weights = jax.nn.softmax(scores).astype(x_BTD.dtype)
         weights = dropout(weights, self.attention_dropout, seeds, site)
-        mixed = jnp.einsum("bhts,bshd->bthd", weights, value)
+        mixed = jnp.swapaxes(jnp.matmul(weights, value), 1, 2)
         return layers.linear(mixed.reshape(batch, length, width), params["out"])
 
 

@@ -6,6 +6,8 @@ time after the first convolution only (Base); "layer" normalises each frame over
 every convolution (Large, XLSR-53).
 """
 
+import functools
+import math
 from collections.abc import Sequence
 
 import jax
@@ -60,29 +62,41 @@ class FeatureEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, waveform_BN: jax.Array, samples_B: jax.Array) -> jax.Array:
-        x = waveform_BN.astype(self.dtype)[..., None]
-        frames_B = samples_B
+        """[B, T, C]. No gradient flows into the waveform."""
+        # Whole blocks of one stride for every layer: then laying frames side by side moves nothing.
+        # What follows the last whole frame is computed from the padding, and cut off at the end.
+        length = waveform_BN.shape[1]
+        padding = -length % math.prod(self.strides)
+        waveform_BN = jax.lax.stop_gradient(waveform_BN)
+        if self.norm == "group":
+            # The norm takes any constant out; without it the norm's variance loses no digits.
+            offset_B = jnp.sum(waveform_BN, axis=1) / jnp.maximum(samples_B, 1)
+            waveform_BN = waveform_BN - offset_B[:, None]
+        if self.statistics_include_padding:
+            samples_B = jnp.full_like(samples_B, length)
+        x = jnp.pad(waveform_BN, ((0, 0), (0, padding))).astype(self.dtype)[..., None]
         for i, (dim, kernel, stride) in enumerate(
             zip(self.dims, self.kernels, self.strides, strict=True)
         ):
-            frames_B = frame_counts(frames_B, (kernel,), (stride,))
             conv = self.param(f"conv_{i}", _init_convolution, kernel, x.shape[-1], dim, self.bias)
             norm = None
             if self.norm == "layer" or i == 0:
                 norm = self.param(f"norm_{i}", layers.init_norm, dim)
             block = jax.checkpoint(self._block, static_argnums=4) if self.remat else self._block
+            frames_B = frame_counts(samples_B, self.kernels[:1], self.strides[:1])
             x = self.constrain(block(x, conv, norm, frames_B, stride), "batch", None, None)
-        return x
+        return x[:, : frame_counts(length, self.kernels, self.strides)]
 
     def _block(self, x, conv, norm, frames_B, stride):
-        x = convolution(x, conv["kernel"].astype(x.dtype), stride)
-        if "bias" in conv:
-            x = x + conv["bias"].astype(x.dtype)
-        if norm is not None and self.norm == "layer":
-            x = layers.layer_norm(x, norm)
-        elif norm is not None:
-            counts_B = None if self.statistics_include_padding else frames_B
-            x = channel_norm_over_time(x, norm, counts_B)
+        kernel = conv["kernel"].astype(x.dtype)
+        if norm is not None and self.norm == "group":  # a bias would be taken out by the norm
+            x = normalised_convolution(x, kernel, norm, frames_B, stride)
+        else:
+            x = convolution(x, kernel, stride)
+            if "bias" in conv:
+                x = x + conv["bias"].astype(x.dtype)
+            if norm is not None:
+                x = layers.layer_norm(x, norm)
         return layers.activation(self.gelu)(x)
 
 
@@ -98,41 +112,113 @@ def _init_convolution(key, kernel, width_in, width_out, bias):
 
 
 def convolution(x_BTC: jax.Array, kernel_kCD: jax.Array, stride: int) -> jax.Array:
-    """Unpadded strided convolution as matrix products: [B, T, C] to [B, T', D].
+    """Strided convolution as matrix products: [B, T, C] to [B, T / stride, D].
 
-    ``stride`` frames laid side by side make blocks, a free reshape of the input; output t is
-    then the sum over taps of block t + j times rows of the kernel. A kernel no longer than its
-    stride is one product, kernel 3 with stride 2 is two. Matrix products are what every backend
-    does best, both ways; a test holds this against ``jax.lax.conv_general_dilated``.
+    ``stride`` frames side by side make a block, a free reshape of the input; output t is the sum
+    over j of block t + j times the kernel's rows for it. A kernel no longer than its stride is one
+    product, kernel 3 with stride 2 is two. Matrix products are what every backend does best, both
+    ways; a test holds this against ``jax.lax.conv_general_dilated``.
+
+    Args:
+      x_BTC: T a multiple of ``stride``. Outputs whose kernel reaches beyond T see zeros there.
     """
-    width, channels, dims = kernel_kCD.shape
-    batch, length, _ = x_BTC.shape
-    frames = (length - width) // stride + 1
-    pieces = -(-width // stride)
-    if channels == 1:  # the samples themselves: patches are small, a product of depth 1 is not
-        patches = [x_BTC[:, j : j + stride * (frames - 1) + 1 : stride, 0] for j in range(width)]
-        return layers.matmul(jnp.stack(patches, axis=-1), kernel_kCD[:, 0])
-    blocks = frames + pieces - 1
-    x_BTC = jnp.pad(x_BTC, ((0, 0), (0, max(0, blocks * stride - length)), (0, 0)))
-    x = x_BTC[:, : blocks * stride].reshape(batch, blocks, stride * channels)
-    kernel = kernel_kCD.reshape(width * channels, dims)
+    if x_BTC.shape[-1] == 1:  # all taps at once: a product of depth ``stride`` is a slow one
+        patches = _patches(x_BTC[..., 0], len(kernel_kCD), stride)
+        return layers.matmul(patches, kernel_kCD[:, 0])
+    return _convolve(x_BTC, kernel_kCD, stride)
+
+
+def _patches(x_BN, width, stride):
+    """[B, N / stride, width]: the samples that each output sees, zeros beyond the end."""
+    end = x_BN.shape[1]
+    x_BN = jnp.pad(x_BN, ((0, 0), (0, width)))
+    return jnp.stack([x_BN[:, j : j + end : stride] for j in range(width)], axis=-1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolve(x_BTC, kernel_kCD, stride):
+    rows = kernel_kCD.reshape(-1, kernel_kCD.shape[-1])
     y = 0
-    for j in range(pieces):
-        rows = kernel[j * stride * channels : (j + 1) * stride * channels]
-        y = y + layers.matmul(x[:, j : j + frames, : rows.shape[0]], rows)
+    for block, (begin, end) in _pieces(x_BTC, kernel_kCD.shape, stride):
+        y = y + block @ rows[begin:end]
     return y
 
 
-def channel_norm_over_time(x_BTC, params, frames_B=None):
-    """Group norm with one group a channel: each row's channels over its valid frames, in fp32."""
-    x = x_BTC.astype(jnp.float32)
-    if frames_B is None:
-        mean = jnp.mean(x, axis=1, keepdims=True)
-        variance = jnp.mean(jnp.square(x - mean), axis=1, keepdims=True)
-    else:
-        valid = (jnp.arange(x.shape[1]) < frames_B[:, None])[..., None]
-        count = jnp.maximum(frames_B, 1)[:, None, None]
-        mean = jnp.sum(jnp.where(valid, x, 0), axis=1, keepdims=True) / count
-        variance = jnp.sum(jnp.where(valid, jnp.square(x - mean), 0), 1, keepdims=True) / count
-    y = (x - mean) * (jax.lax.rsqrt(variance + layers.EPSILON) * params["scale"]) + params["bias"]
-    return y.astype(x_BTC.dtype)
+def _pieces(x_BTC, kernel_shape, stride):
+    """For each j: block t + j as far as the kernel reaches into it, and the kernel's rows."""
+    width, channels, _ = kernel_shape
+    batch, length, _ = x_BTC.shape
+    blocks = x_BTC.reshape(batch, length // stride, stride * channels)
+    for j in range(-(-width // stride)):
+        begin, end = j * stride * channels, min((j + 1) * stride, width) * channels
+        shifted = jnp.pad(blocks[:, j:, : end - begin], ((0, 0), (0, j), (0, 0)))
+        yield shifted, (begin, end)
+
+
+def _convolve_backward(stride, residual, g_BTD):
+    # By hand, so that the blocks are laid out again instead of being kept.
+    x_BTC, kernel_kCD = residual
+    rows = kernel_kCD.reshape(-1, kernel_kCD.shape[-1])
+    dx, drows = 0, []
+    for j, (block, (begin, end)) in enumerate(_pieces(x_BTC, kernel_kCD.shape, stride)):
+        dblock, drow = layers.matmul_backward((block, rows[begin:end]), g_BTD)
+        drows.append(drow)
+        missing = stride * x_BTC.shape[-1] - (end - begin)
+        dx = dx + jnp.pad(dblock[:, : dblock.shape[1] - j], ((0, 0), (j, 0), (0, missing)))
+    return dx.reshape(x_BTC.shape), jnp.concatenate(drows).reshape(kernel_kCD.shape)
+
+
+_convolve.defvjp(
+    lambda x_BTC, kernel_kCD, stride: (_convolve(x_BTC, kernel_kCD, stride), (x_BTC, kernel_kCD)),
+    _convolve_backward,
+)
+
+
+def normalised_convolution(
+    x_BN1: jax.Array, kernel_k1D: jax.Array, norm: layers.Params, frames_B: jax.Array, stride: int
+) -> jax.Array:
+    """Convolution of samples, each channel normalised over the row's first ``frames_B`` outputs.
+
+    Group norm with as many groups as channels, [B, N, 1] to [B, N / stride, D]. Its statistics are
+    folded into a kernel and a bias a row, so that the convolution's output is written but once
+    and only the patches are kept for the way back.
+    """
+    kernel_kD = kernel_k1D[:, 0]
+    patches_BTk = _patches(x_BN1[..., 0], len(kernel_kD), stride)
+    valid_BT = jnp.arange(patches_BTk.shape[1]) < frames_B[:, None]
+    counted_BTk = jnp.where(valid_BT[..., None], patches_BTk, 0)
+    count_B = jnp.maximum(jnp.sum(valid_BT, axis=1), 1)
+    mean_BD, variance_BD = _moments(counted_BTk, kernel_kD, count_B)
+    gain_BD = jax.lax.rsqrt(variance_BD + layers.EPSILON) * norm["scale"]
+    folded_BkD = (kernel_kD * gain_BD[:, None]).astype(x_BN1.dtype)
+    shift_BD = (norm["bias"] - mean_BD * gain_BD).astype(x_BN1.dtype)
+    return jnp.einsum("btk,bkd->btd", patches_BTk, folded_BkD) + shift_BD[:, None]
+
+
+@jax.custom_vjp
+def _moments(patches_BTk, kernel_kD, count_B):
+    """Mean and variance [B, D], fp32, of ``count_B`` outputs; the other patches are zeros."""
+    y = (patches_BTk @ kernel_kD).astype(jnp.float32)
+    mean_BD = jnp.sum(y, axis=1) / count_B[:, None]
+    square_BD = jnp.sum(jnp.square(y), axis=1) / count_B[:, None]
+    return mean_BD, jnp.maximum(square_BD - jnp.square(mean_BD), 0)
+
+
+def _moments_forward(patches_BTk, kernel_kD, count_B):
+    moments = _moments(patches_BTk, kernel_kD, count_B)
+    return moments, (patches_BTk, kernel_kD, count_B, moments[0])
+
+
+def _moments_backward(residual, gradients):
+    # Moments of a linear map of the patches need only the patches' own: [k] and [k, k] a row.
+    patches_BTk, kernel_kD, count_B, mean_BD = residual
+    dmean_BD, dvariance_BD = (g / count_B[:, None] for g in gradients)
+    patches = patches_BTk.astype(jnp.float32)
+    gram_Bkk = jnp.einsum("btj,btk->bjk", patches, patches)
+    dkernel = jnp.einsum(
+        "bk,bd->kd", jnp.sum(patches, axis=1), dmean_BD - 2 * mean_BD * dvariance_BD
+    ) + 2 * jnp.einsum("bjk,kd,bd->jd", gram_Bkk, kernel_kD.astype(jnp.float32), dvariance_BD)
+    return None, dkernel.astype(kernel_kD.dtype), None
+
+
+_moments.defvjp(_moments_forward, _moments_backward)

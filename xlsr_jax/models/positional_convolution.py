@@ -7,6 +7,8 @@ On a CPU the grouped convolution is slow, and so here it is done in the frequenc
 the Fourier transforms written as products with a matrix of cosines and sines.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,9 +36,13 @@ def weight(params: layers.Params) -> jax.Array:
 
 def apply(x_BTD: jax.Array, params: layers.Params, groups: int) -> jax.Array:
     """[B, T, D] to [B, T, D], before the activation."""
-    convolve = in_frequency if jax.default_backend() == "cpu" else directly
-    y = convolve(x_BTD, weight(params), groups)
-    return y.astype(x_BTD.dtype) + params["bias"].astype(x_BTD.dtype)
+    y = jax.lax.platform_dependent(
+        x_BTD,
+        weight(params),
+        cpu=functools.partial(in_frequency, groups=groups),
+        default=functools.partial(directly, groups=groups),
+    )
+    return y + params["bias"].astype(x_BTD.dtype)
 
 
 def directly(x_BTD: jax.Array, weight_kID: jax.Array, groups: int) -> jax.Array:
@@ -53,7 +59,7 @@ def directly(x_BTD: jax.Array, weight_kID: jax.Array, groups: int) -> jax.Array:
 
 
 def in_frequency(x_BTD: jax.Array, weight_kID: jax.Array, groups: int) -> jax.Array:
-    """The same through real Fourier transforms of length n, in fp32.
+    """The same through real Fourier transforms of length n, computed in fp32.
 
     The correlation c[t] = sum_j w[j] x[t + j] is wanted for t = -k // 2 ... T - 1 - k // 2. Taken
     around a circle of n >= T + k // 2 samples nothing wanted overlaps with anything else.
@@ -73,7 +79,8 @@ def in_frequency(x_BTD: jax.Array, weight_kID: jax.Array, groups: int) -> jax.Ar
     real = product[:, :, 0, :, 0] + product[:, :, 1, :, 1]  # x conj(w)
     imaginary = product[:, :, 1, :, 0] - product[:, :, 0, :, 1]
     y = jnp.stack([real, imaginary]).reshape(2 * bins, groups, batch, width // groups)
-    return jnp.einsum("tf,fgbo->btgo", back, y).reshape(batch, length, width)
+    y = jnp.einsum("tf,fgbo->btgo", back, y).reshape(batch, length, width)
+    return y.astype(x_BTD.dtype)
 
 
 def _transforms(n: int, length: int, kernel: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -51,7 +51,8 @@ class Quantizer(nn.Module):
         shape = (self.groups, self.codewords, self.dim // self.groups)
         codebook_GVd = self.param("codebook", lambda key: jax.random.uniform(key, shape))
         projection = self.param("logits", self._init_logits, features_BMC.shape[-1])
-        logits = layers.linear(features_BMC, projection).astype(jnp.float32)
+        # A tie or a swap of two codes is a jump of the target: fp32 throughout.
+        logits = layers.linear(features_BMC.astype(jnp.float32), projection)
         logits_BMGV = logits.reshape(*logits.shape[:-1], self.groups, self.codewords)
         best_BMG = jnp.argmax(logits_BMGV, axis=-1)
         if gumbel_BMGV is None:
@@ -63,7 +64,9 @@ class Quantizer(nn.Module):
             soft = jax.nn.softmax(noisy_BMGV)
             hard = jax.nn.one_hot(codes_BMG, self.codewords)
             chosen_BMGV = hard + (soft - jax.lax.stop_gradient(soft))
-        vectors = jnp.einsum("bmgv,gvd->bmgd", chosen_BMGV, codebook_GVd)
+        vectors = jnp.einsum(
+            "bmgv,gvd->bmgd", chosen_BMGV, codebook_GVd, precision=jax.lax.Precision.HIGHEST
+        )
         return Quantized(
             vectors.reshape(*vectors.shape[:-2], self.dim),
             codes_BMG,
@@ -79,5 +82,10 @@ class Quantizer(nn.Module):
 
 def perplexity(probabilities_GV: jax.Array) -> jax.Array:
     """Sum over groups of exp(entropy), in [G, G * V]; G means that every group has collapsed."""
+    return jnp.sum(group_perplexity(probabilities_GV), axis=-1)
+
+
+def group_perplexity(probabilities_GV: jax.Array) -> jax.Array:
+    """exp(entropy) of each group, in [1, V]."""
     entropy_G = -jnp.sum(probabilities_GV * jnp.log(probabilities_GV + 1e-7), axis=-1)
-    return jnp.sum(jnp.exp(entropy_G), axis=-1)
+    return jnp.exp(entropy_G)
