@@ -23,6 +23,7 @@ from pathlib import Path
 
 SIDES = ("ours", "theirs")
 PEAK_LR, BETAS, EPSILON, WEIGHT_DECAY = 5e-4, (0.9, 0.98), 1e-6, 0.01
+WARMUP_UPDATES, UPDATES = 32_000, 400_000
 
 
 def main() -> None:
@@ -137,8 +138,15 @@ def _our_update(flags: argparse.Namespace):
     from xlsr_jax.training.step import train_step
 
     objective = Wav2Vec2Objective(ModelConfig(), ObjectiveConfig())
-    settings = OptimizerConfig(peak_lr=PEAK_LR, weight_decay=WEIGHT_DECAY)
-    optimizer = make_optimizer(settings, 1_000)
+    settings = OptimizerConfig(
+        peak_lr=PEAK_LR,
+        warmup_share=WARMUP_UPDATES / UPDATES,
+        beta1=BETAS[0],
+        beta2=BETAS[1],
+        epsilon=EPSILON,
+        weight_decay=WEIGHT_DECAY,
+    )
+    optimizer = make_optimizer(settings, UPDATES)
     waveform = _waveform(flags)
     rows = np.arange(flags.rows, dtype=np.int32)
     batch = {
@@ -188,6 +196,8 @@ def _their_update(flags: argparse.Namespace):
     optimizer = torch.optim.AdamW(
         model.parameters(), PEAK_LR, BETAS, EPSILON, weight_decay=WEIGHT_DECAY
     )
+    warmup = lambda count: (count + 1) / WARMUP_UPDATES  # noqa: E731
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup)
     waveform = torch.tensor(_waveform(flags))
     shape = (flags.rows, int(model._get_feat_extract_output_lengths(waveform.shape[1])))
 
@@ -201,6 +211,7 @@ def _their_update(flags: argparse.Namespace):
         ).loss / int(mask.sum())
         loss.backward()
         optimizer.step()
+        schedule.step()
         optimizer.zero_grad()
         return float(loss.detach())
 
