@@ -16,6 +16,4 @@ def get_config(variant: str = ""):
     config = presets.xlsr(presets.base("xlsr10_base"))
     config.data.path = "corpora/common_voice_11"
     config.data.alpha = 0.5
-    if variant == "paper":
-        config.optimizer.peak_lr = 1e-5
     return presets.variant(config, variant)

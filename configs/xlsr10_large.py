@@ -3,8 +3,8 @@
     python -m xlsr_jax.train --config=configs/xlsr10_large.py --config.data.path=DIR
 
 Batch: 64 x 1.2 M samples, 1.33 h an update; crops of 20 s; dropout 0.1; peak rate 1e-3. The
-paper does not state the norm, LayerDrop, feature-gradient scale and loss weights: here those of
-the released Large for normalised audio. Hardware: 64 V100 in the paper. Result: 12.3 PER on
+paper does not state the norm, LayerDrop, feature-gradient scale and the weights of its two
+penalties: here those of the released Large for normalised audio, whose feature penalty is 0. Hardware: 64 V100 in the paper. Result: 12.3 PER on
 average (Table 1).
 """
 

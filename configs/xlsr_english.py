@@ -11,7 +11,7 @@ from xlsr_jax import presets
 
 def get_config(variant: str = ""):
     config = presets.xlsr(presets.base("xlsr_english"))
-    config.data.path = "corpora/common_voice_11"
+    config.data.path = "corpora/common_voice_en"
     config = presets.variant(config, variant)
     config.data.languages = ("en",)
     return config

@@ -21,7 +21,8 @@ ALLOWED = {
     "runtime": {"schema"},
     "config": {"schema", "data", "parallel", "training", "objectives"},
     "presets": {"config"},
-    "experiment": {"config", "schema", "data", "objectives", "training", "parallel", "interop"},
+    "experiment": {"config", "schema", "data", "objectives", "training", "parallel", "interop",
+                   "models"},
 }
 ENTRIES = {"train", "evaluate", "transcribe", "analyze", "convert", "compile", "prepare"}
 HEAVY = {"phonemizer", "tensorflow_datasets", "apache_beam", "tensorboardX", "matplotlib", "librosa"}

@@ -81,9 +81,12 @@ def default(name: str, method: str = "wav2vec2") -> ConfigDict:
 def method_module(method: str) -> ModuleType:
     """The objective's module: it offers ModelConfig, ObjectiveConfig and make_objective."""
     try:
-        return importlib.import_module(f"xlsr_jax.objectives.{method}")
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"config.method: there is no objective {method!r}") from error
+        module = importlib.import_module(f"xlsr_jax.objectives.{method}")
+        if hasattr(module, "make_objective"):
+            return module
+    except ModuleNotFoundError:
+        pass
+    raise ConfigError(f"config.method: there is no method {method!r}; there is wav2vec2")
 
 
 def resolve(values: ConfigDict | Mapping[str, Any]) -> Config:
@@ -96,6 +99,8 @@ def resolve(values: ConfigDict | Mapping[str, Any]) -> Config:
     for name, kind in scalars.items():
         if not isinstance(values.get(name), kind):
             raise ConfigError(f"config.{name} must be {kind.__name__}; got {values.get(name)!r}")
+    if not 0 <= values["seed"] < 2**31:
+        raise ConfigError(f"config.seed must be in [0, 2^31); got {values['seed']}")
     groups = _groups(values["method"])
     for name in values:
         if name not in groups and name not in scalars:

@@ -12,11 +12,12 @@ from xlsr_jax import config as configuration
 from xlsr_jax.config import Config
 from xlsr_jax.data import pipeline
 from xlsr_jax.data.records import write_atomically
+from xlsr_jax.models.feature_encoder import receptive_field
 from xlsr_jax.objectives.log_mel import LogMelObjective
 from xlsr_jax.parallel import mesh as meshes
 from xlsr_jax.schema import ConfigError
 from xlsr_jax.training import loop, optimizer
-from xlsr_jax.training.checkpoint import Checkpoints
+from xlsr_jax.training.checkpoint import CheckpointError, Checkpoints
 from xlsr_jax.training.logbook import Logbook, draw_curves
 from xlsr_jax.training.state import abstract_state, materialize, parameter_count
 
@@ -29,24 +30,33 @@ def pretrain(config: Config, workdir: Path) -> None:
     Raises:
       ConfigError, CorpusError, CheckpointError, TrainingStopped: each a line that says the mend.
     """
-    prepare_corpus(config)
     mesh = meshes.make_mesh(config.mesh)
     jax.set_mesh(mesh)
     multiple = row_multiple(config, mesh)
-    plan = pipeline.plan_training(config.data, multiple)
-    eval_plan = pipeline.plan_evaluation(config.data, meshes.data_parallel(mesh))
+    host, hosts = meshes.host_rows(mesh)
+    prepare_corpus(config)
+    window, hop = frame_geometry(config.model)
+    plan = pipeline.plan_training(config.data, multiple, window=window, hop=hop)
+    eval_plan = pipeline.plan_evaluation(
+        config.data,
+        meshes.data_parallel(mesh),
+        batch_seconds=config.data.batch_seconds / config.training.accumulation,
+        window=window,
+        hop=hop,
+    )
     phases = make_phases(config, plan.languages)
     about = {"config": configuration.to_dict(config), "languages": list(plan.languages)}
 
     workdir.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(workdir, config.training.keep)
-    key = jax.random.key(config.seed)
+    init_key, key, eval_key = jax.random.split(jax.random.key(config.seed), 3)
     init = phases[0].objective.init
     abstract = abstract_state(init, phases[0].optimizer, mesh)
     newest = checkpoints.latest()
     if newest is None:
-        state = materialize(init, phases[0].optimizer, key, abstract)
+        state = materialize(init, phases[0].optimizer, init_key, abstract)
     else:
+        refuse_another_model(checkpoints.about(newest)["config"], about["config"], newest)
         state = checkpoints.restore(newest, abstract)
 
     total = phases[-1].start + phases[-1].updates
@@ -59,27 +69,58 @@ def pretrain(config: Config, workdir: Path) -> None:
         logbook.event(int(state.step), f"setting changed since the run began: {change}")
     if newest is not None:
         logbook.event(newest, f"going on from the checkpoint of update {newest}")
-    hosts = {"host": jax.process_index(), "hosts": jax.process_count()}
     run = loop.Run(
         config=config.training,
         phases=phases,
         open_batches=lambda step: pipeline.train_batches(
-            plan, seed=config.seed, start_step=step, **hosts
+            plan, seed=config.seed, start_step=step, host=host, hosts=hosts
         ),
-        eval_batches=partial(pipeline.eval_batches, eval_plan, **hosts),
+        eval_batches=partial(pipeline.eval_batches, eval_plan, host=host, hosts=hosts),
         mesh=mesh,
         key=key,
+        eval_key=eval_key,
         checkpoints=checkpoints,
         logbook=logbook,
         about=about,
     )
     try:
-        state = loop.train(run, state)
+        loop.train(run, state)
     finally:
+        if first_host:
+            try:
+                draw_curves(workdir, config.name)
+            except Exception as error:  # a picture is never worth hiding why the run ended
+                logbook.say(f"no picture of the curves: {error}")
         logbook.close()
         checkpoints.close()
-        if first_host:
-            draw_curves(workdir, config.name)
+
+
+# Settings of the model that may change between starts of a run: they leave its function alone.
+CHANGEABLE = {
+    "dropout", "attention_dropout", "activation_dropout", "dropout_input", "dropout_features",
+    "layerdrop", "feature_grad_scale", "dtype", "remat",
+}  # fmt: skip
+
+
+def refuse_another_model(saved: dict[str, Any], wanted: dict[str, Any], step: int) -> None:
+    """Raises ``CheckpointError`` where a checkpoint's model or normalisation is not the config's.
+
+    Shapes do not tell everything: other numbers of heads, strides or norms fit the same arrays.
+    """
+    settings = [("method", saved["method"], wanted["method"])]
+    settings += [
+        (f"model.{name}", saved["model"].get(name), value)
+        for name, value in json.loads(json.dumps(wanted["model"])).items()
+        if name not in CHANGEABLE
+    ]
+    settings.append(("data.normalize", saved["data"]["normalize"], wanted["data"]["normalize"]))
+    for name, before, now in settings:
+        if before != now:
+            raise CheckpointError(
+                f"the checkpoint of update {step} is of another model: config.{name} is {before} "
+                f"there and {now} in this config; use another --workdir, or the config that the run "
+                "was started with"
+            )
 
 
 def make_objective(config: Config, languages: tuple[str, ...]) -> loop.Objective:
@@ -102,6 +143,11 @@ def make_phases(config: Config, languages: tuple[str, ...]) -> list[loop.Phase]:
     updates = config.training.updates
     phases.append(_phase(config.method, main, config.optimizer, warm.updates, updates))
     return phases
+
+
+def frame_geometry(model: Any) -> tuple[int, int]:
+    """(samples that a frame sees, samples between frames) of a model with convolution settings."""
+    return receptive_field(model.conv_kernels, model.conv_strides)
 
 
 def _phase(

@@ -9,10 +9,13 @@ import jax
 from xlsr_jax.schema import ConfigError
 
 
-def start(coordinator: str = "", processes: int = 0, process_id: int = -1) -> None:
+def start(
+    coordinator: str = "", processes: int = 0, process_id: int = -1, distributed: bool = False
+) -> None:
     """Prepares JAX before its first use.
 
-    On a TPU slice or under SLURM or Open MPI the hosts find each other; elsewhere ``coordinator``
+    Under srun, Open MPI and where the TPU's environment names several workers the hosts find each
+    other, and anywhere JAX knows the cluster with ``distributed``; elsewhere ``coordinator``
     ("host:port"), ``processes`` and ``process_id`` join them by hand.
 
     Raises:
@@ -28,14 +31,15 @@ def start(coordinator: str = "", processes: int = 0, process_id: int = -1) -> No
         jax.distributed.initialize(coordinator, processes, process_id)
     elif any(given):
         raise ConfigError("--coordinator, --processes and --process_id go together")
-    elif _on_a_cluster():
+    elif distributed or _on_a_cluster():
         jax.distributed.initialize()
 
 
 def _on_a_cluster() -> bool:
     """Several TPU hosts, or several tasks of one job: ``jax.distributed`` finds the rest itself."""
     hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "")
-    tasks = os.environ.get("SLURM_NTASKS") or os.environ.get("OMPI_COMM_WORLD_SIZE") or "1"
+    # The number of tasks of the step: a shell inside an allocation has SLURM_NTASKS, but no others.
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS") or os.environ.get("OMPI_COMM_WORLD_SIZE") or "1"
     return "," in hosts or "MEGASCALE_COORDINATOR_ADDRESS" in os.environ or int(tasks) > 1
 
 

@@ -5,13 +5,13 @@ import math
 from xlsr_jax.objectives.alarms import contrastive_alarms
 
 HEALTHY = {
-    "contrastive_loss": 3.1, "chance_loss": math.log(101), "code_perplexity": 210.0,
+    "contrastive_loss": 3.1, "chance_loss": math.log(101), "code_perplexity": 210.0, "code_perplexity/0": 109.0, "code_perplexity/1": 101.0,
     "distractor_equal": 0.01,
 }  # fmt: skip
 
 
 def alarms(step=2_000, **changed):
-    return contrastive_alarms(HEALTHY | changed, step, groups=2, patience=1_000)
+    return contrastive_alarms(HEALTHY | changed, step, patience=1_000)
 
 
 def test_a_healthy_run_is_left_alone():
@@ -19,9 +19,13 @@ def test_a_healthy_run_is_left_alone():
 
 
 def test_a_collapsed_codebook_is_told_though_its_loss_falls():
-    said = alarms(contrastive_loss=0.01, code_perplexity=2.0, distractor_equal=0.99)
-    assert list(said) == ["collapse"]
-    assert "perplexity 2.0 (floor 2)" in said["collapse"] and "99%" in said["collapse"]
+    said = alarms(contrastive_loss=0.01, distractor_equal=0.99)
+    assert list(said) == ["collapse"] and "99% of distractors" in said["collapse"]
+
+
+def test_one_group_is_enough_for_a_collapse():
+    said = alarms(**{"code_perplexity": 102.0, "code_perplexity/1": 1.0})
+    assert list(said) == ["collapse"] and "109.0 and 1.0 (floor 1)" in said["collapse"]
 
 
 def test_a_loss_at_chance_is_told_after_patience():

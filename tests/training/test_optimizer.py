@@ -10,10 +10,12 @@ from xlsr_jax.training.optimizer import OptimizerConfig, learning_rate, linear_s
 
 @pytest.mark.parametrize(("count", "rate"), [
     (0, 5e-4 / 32_000),  # wav2vec 2.0 Base: 32 k of 400 k updates warm up to 5e-4
-    (15_999, 2.5e-4),
-    (31_999, 5e-4),
-    (215_999, 2.5e-4),  # half way down
-    (399_999, 0.0),
+    (1, 5e-4 / 32_000),
+    (16_000, 2.5e-4),
+    (32_000, 5e-4),
+    (216_000, 2.5e-4),  # half way down
+    (399_999, 5e-4 / 368_000),
+    (400_000, 0.0),
 ])
 def test_schedule_of_base(count, rate):
     schedule = linear_schedule(5e-4, 400_000, 0.08)
@@ -32,7 +34,7 @@ def test_adamw_is_decoupled_and_decays_everything():
         grads = {k: rng.normal(size=v.shape) for k, v in value.items()}
         change, state = optimizer.update(jax.tree.map(jnp.asarray, grads), state, params)
         params = jax.tree.map(jnp.add, params, change)
-        rate = 0.1 * min((count + 1) / 3, (6 - count - 1) / 3)
+        rate = 0.1 * min(max(count, 1) / 3, (6 - count) / 3)
         for k, g in grads.items():
             first[k] = 0.8 * first[k] + 0.2 * g
             second[k] = 0.9 * second[k] + 0.1 * g**2
@@ -40,7 +42,7 @@ def test_adamw_is_decoupled_and_decays_everything():
             value[k] = value[k] - rate * (m / (np.sqrt(v) + 1e-6) + 0.3 * value[k])
         for k in value:
             np.testing.assert_allclose(params[k], value[k], rtol=1e-4, atol=1e-6)
-    assert float(learning_rate(config, 6, 2)) == pytest.approx(0.1)
+    assert float(learning_rate(config, 6, 3)) == pytest.approx(0.1)
 
 
 def test_clipping_bounds_the_global_norm():

@@ -37,7 +37,7 @@ Batch = dict[str, np.ndarray]
     waveform  [b, N] float32  crops, zero beyond ``samples``
     samples   [b] int32       valid samples
     language  [b] int32       number in the sorted languages of the plan
-    row       [b] int32       number of the row in the global batch
+    row       [b] int32       number of the row in the global batch; held out, of the record
     record    [b] int32       record number in the split, -1 for none
     weight    [b] float32     1, or 0 for a row that only fills the batch
 """
@@ -175,6 +175,8 @@ def _read_padded(
         batch["waveform"][row, : samples[row]] = waveform[start : start + samples[row]]
         batch["waveform"][row, samples[row] :] = 0
     batch["waveform"][numbers < 0] = 0
+    # What is drawn for a row follows its number: here the utterance's own, however batches are cut.
+    batch["row"] = np.maximum(numbers, 0).astype(np.int32)
     return _labelled(batch, reader.index, numbers, samples)
 
 

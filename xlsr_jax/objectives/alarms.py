@@ -8,27 +8,28 @@ nothing stays at log(K + 1) nats for ever.
 from collections.abc import Mapping
 
 EQUAL_SHARE = 0.5  # of distractors; a healthy codebook has a few hundredths
-COLLAPSED = 1.25  # times the floor of one code a group
+COLLAPSED = 1.25  # perplexity of one group, whose floor is 1
 AT_CHANCE = 0.985  # of log(K + 1)
 
 
 def contrastive_alarms(
-    figures: Mapping[str, float], step: int, *, groups: int, patience: int
+    figures: Mapping[str, float], step: int, *, patience: int
 ) -> dict[str, str]:
     """Alarms that the figures of one log line give rise to: name -> what was seen and what to try.
 
     Args:
-      figures: summary of the objective (contrastive_loss, chance_loss, code_perplexity, distractor_equal).
+      figures: summary of the objective (contrastive_loss, chance_loss, code_perplexity/G, ...).
       step: updates within the phase.
-      groups: codebook groups, the floor of the code perplexity.
       patience: updates after which a loss at chance level is an alarm.
     """
     alarms = {}
-    perplexity, equal = figures["code_perplexity"], figures["distractor_equal"]
-    if step > min(patience, 100) and (perplexity < COLLAPSED * groups or equal > EQUAL_SHARE):
+    groups = [value for name, value in figures.items() if name.startswith("code_perplexity/")]
+    equal = figures["distractor_equal"]
+    if step > min(patience, 100) and (min(groups) < COLLAPSED or equal > EQUAL_SHARE):
+        perplexities = " and ".join(f"{value:.1f}" for value in groups)
         alarms["collapse"] = (
-            f"code perplexity {perplexity:.1f} (floor {groups}), {equal:.0%} of distractors equal the "
-            f"positive, contrastive loss {figures['contrastive_loss']:.3f}: the codebook has collapsed and a "
+            f"perplexity of the codebook's groups {perplexities} (floor 1), {equal:.0%} of distractors "
+            f"equal the positive, contrastive loss {figures['contrastive_loss']:.3f}: the codebook has collapsed and a "
             "falling loss means nothing; go back to an earlier checkpoint with a lower "
             "config.optimizer.peak_lr or a higher diversity weight"
         )

@@ -17,6 +17,7 @@ class Scores(NamedTuple):
     Attributes:
       loss: nats.
       correct: frames whose target scores above all their distractors.
+      chance_loss: nats of scores that are all alike: log(1 + distractors that were not left out).
       chance: share of frames that random scores would get right, one score for each code: distractors
         drawn twice, or of the same codes, are one alternative and not two.
       equal: distractors that are the target's own codes, and were left out.
@@ -24,6 +25,7 @@ class Scores(NamedTuple):
     """
 
     loss: jax.Array
+    chance_loss: jax.Array
     correct: jax.Array
     chance: jax.Array
     equal: jax.Array
@@ -80,6 +82,7 @@ def score(
     total = lambda x_BM: jnp.sum(jnp.where(usable_BM, x_BM, 0), axis=1)  # noqa: E731
     return Scores(
         loss=total(loss_BM),
+        chance_loss=total(jnp.log1p(jnp.sum(kept_BMM, axis=-1))),
         correct=total((positive_BM > best_BM).astype(jnp.float32)),
         chance=total(1 / (1 + _alternatives(kept_BMM > 0, equal_BMM))),
         equal=total(jnp.sum(jnp.where(equal_BMM, counts_BMM, 0), axis=-1)),
@@ -89,7 +92,11 @@ def score(
 
 def logits(contexts_BMP: jax.Array, targets_BMP: jax.Array, temperature: float) -> jax.Array:
     """[B, M, M]: cosine similarity of every context with every target, over the temperature."""
-    cosine_BMM = jnp.einsum("bmp,bnp->bmn", _unit(contexts_BMP), _unit(targets_BMP))
+    contexts, targets = _unit(contexts_BMP), _unit(targets_BMP)
+    # Divided by a small temperature: worth full fp32 also where matrix units would round to bf16.
+    cosine_BMM = jnp.einsum(
+        "bmp,bnp->bmn", contexts, targets, precision=jax.lax.Precision.HIGHEST
+    )
     return cosine_BMM / temperature
 
 

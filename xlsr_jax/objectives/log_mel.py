@@ -41,7 +41,7 @@ class LogMelObjective:
         """Parameters of the whole model and the head, fp32, as a plain nested dict."""
         config = self.model.config
         params = Wav2Vec2Objective(config, ObjectiveConfig()).init(key)
-        head_key = jax.random.fold_in(key, self.bands)
+        head_key = jax.random.fold_in(key, 1)
         head = layers.init_linear(head_key, config.conv_dims[-1], self.bands)
         return params | {"log_mel_head": head}
 

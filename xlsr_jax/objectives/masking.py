@@ -49,7 +49,7 @@ def span_mask(
 
     A row of n frames gets floor(prob * n / span + u) spans, u uniform, but at least ``min_spans``.
     Their starts are distinct draws from [0, n - span); where that leaves too few, from
-    [0, n - spans - 1), and where that is empty, from the first frame.
+    [0, spans + 1), as far as the row has frames.
 
     Args:
       keys_B: one JAX key a row.
@@ -65,7 +65,7 @@ def span_mask(
         round_key, start_key = jax.random.split(key)
         spans = jnp.floor(prob * valid / span + jax.random.uniform(round_key)).astype(jnp.int32)
         spans = jnp.maximum(spans, min_spans)
-        starts = jnp.where(valid - span > spans, valid - span, jnp.maximum(valid - spans - 1, 1))
+        starts = jnp.where(valid - span > spans, valid - span, jnp.clip(spans + 1, 1, valid))
         # The first ``spans`` of a random order of the admissible starts: without replacement.
         order = jax.random.uniform(start_key, (length,))
         order = jnp.argsort(jnp.where(jnp.arange(length) < starts, order, 2.0))[:bound]

@@ -19,7 +19,7 @@ from xlsr_jax.models.context_network import Randomness
 from xlsr_jax.models.dropout import row_seeds
 from xlsr_jax.models.feature_encoder import receptive_field
 from xlsr_jax.models.flops import pretraining_flops
-from xlsr_jax.models.quantizer import perplexity
+from xlsr_jax.models.quantizer import group_perplexity, perplexity
 from xlsr_jax.models.wav2vec2 import Forward, ModelConfig, Wav2Vec2
 from xlsr_jax.objectives import contrastive, masking
 from xlsr_jax.objectives.alarms import contrastive_alarms
@@ -39,12 +39,12 @@ class ObjectiveConfig:
     """What is optimised. Defaults are the published Base's (LibriSpeech)."""
 
     mask_prob: float = setting(
-        0.65, "share of frames in spans, overlap not counted: 10 x the papers' p", low=0.0, high=1.0
+        0.65, "share of frames in spans, overlaps counted twice: the papers' p x mask_length", low=0.0, high=1.0
     )
     mask_length: int = setting(10, "frames of a span", low=1)
     mask_min_spans: int = setting(2, "spans a row gets at least", low=1)
     distractors: int = setting(100, "K, of each masked frame", low=1)
-    temperature: float = setting(0.1, "divides the cosine similarity", low=1e-3)
+    temperature: float = setting(0.1, "divides the cosine similarity", low=0.05)
     gumbel_start: float = setting(2.0, "temperature of the code choice at update 0", low=1e-3)
     gumbel_floor: float = setting(0.5, "temperature it falls to (Large 0.1)", low=1e-3)
     gumbel_decay: float = setting(0.999995, "its factor an update", low=0.0, high=1.0)
@@ -73,7 +73,9 @@ class ObjectiveConfig:
 
     def gumbel_temperature(self, step: jax.Array) -> jax.Array:
         """max(start * decay^step, floor) after ``step`` contrastive updates."""
-        return jnp.maximum(self.gumbel_start * self.gumbel_decay**step, self.gumbel_floor)
+        # Not decay**step: fp32 rounds the base, which 250 k updates would show.
+        falling = self.gumbel_start * jnp.exp(step * math.log(max(self.gumbel_decay, 1e-30)))
+        return jnp.maximum(falling, self.gumbel_floor)
 
 
 class Wav2Vec2Objective:
@@ -232,6 +234,7 @@ class Wav2Vec2Objective:
             "contrastive_loss": (contrastive_loss, frames),
             "accuracy": (jnp.sum(scores.correct), frames),
             "chance_accuracy": (jnp.sum(scores.chance), frames),
+            "chance_loss": (jnp.sum(scores.chance_loss), frames),
             "distractor_equal": (jnp.sum(scores.equal), frames * distractors.shape[-1]),
             "diversity": (diversity, frames),
             "feature_penalty": (penalty, frames),
@@ -289,8 +292,8 @@ class Wav2Vec2Objective:
         """Logged scalars of sums that were added over microbatches, devices or batches.
 
         "loss" and "contrastive_loss" are nats per masked frame; "chance_loss" and
-        "chance_accuracy" are what guessing gives (see ``contrastive.Scores``). Perplexities are over all frames summed, in
-        [G, G * V]. Languages without audio in the sums give NaN.
+        "chance_accuracy" are what guessing gives (see ``contrastive.Scores``). Perplexities are over
+        all frames summed, in [G, G * V], and in [1, V] for one group. Languages without audio in the sums give NaN.
         """
         ratio = {name: jnp.asarray(n) / d for name, (n, d) in sums.items()}
         plain = (
@@ -298,6 +301,7 @@ class Wav2Vec2Objective:
             "contrastive_loss",
             "accuracy",
             "chance_accuracy",
+            "chance_loss",
             "distractor_equal",
             "diversity",
             "feature_penalty",
@@ -306,12 +310,13 @@ class Wav2Vec2Objective:
         )
         metrics = {name: ratio[name] for name in plain}
         metrics |= {
-            "chance_loss": jnp.asarray(math.log(self.config.distractors + 1)),
             "code_perplexity": perplexity(ratio["codes"]),
             "prob_perplexity": perplexity(ratio["probabilities"]),
             "masked_frames": sums["loss"][1],
             "audio_seconds": sums["seconds"][0],
         }
+        for g, value in enumerate(group_perplexity(ratio["codes"])):
+            metrics[f"code_perplexity/{g}"] = value
         if "code_pairs" in sums:
             metrics["code_pairs"] = jnp.sum(sums["code_pairs"][0] > 0)
         for i, language in enumerate(self.languages):
@@ -322,9 +327,7 @@ class Wav2Vec2Objective:
 
     def alarms(self, figures: Mapping[str, float], step: int) -> dict[str, str]:
         """What in the figures of a log line deserves a warning: name -> text."""
-        return contrastive_alarms(
-            figures, step, groups=self.model.config.groups, patience=self.config.alarm_patience
-        )
+        return contrastive_alarms(figures, step, patience=self.config.alarm_patience)
 
     def flops(self, rows: int, samples: int) -> float:
         """Model FLOPs of one update, see ``models/flops.py``."""

@@ -52,6 +52,24 @@ def data_parallel(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
+def host_rows(mesh: Mesh) -> tuple[int, int]:
+    """Which equal part of the rows this process holds, and how many parts there are.
+
+    Processes that share rows (a tensor axis across hosts) have the same part.
+
+    Raises:
+      ConfigError: where the mesh scatters a process's rows over the batch.
+    """
+    parts = data_parallel(mesh)
+    places = batch_sharding(mesh).addressable_devices_indices_map((parts,)).values()
+    mine = sorted({index[0].start or 0 for index in places})
+    first, count = mine[0], len(mine)
+    if mine != list(range(first, first + count)) or parts % count or first % count:
+        raise ConfigError(f"config.mesh {dict(mesh.shape)}: the rows of one process are {mine} of "
+                          f"{parts}, which is no equal part; choose another config.mesh.tensor")
+    return first // count, parts // count
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows over all data-parallel devices, everything else whole."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))

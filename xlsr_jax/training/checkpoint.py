@@ -5,7 +5,9 @@ the languages, and the step. Batch number t is a function of (seed, t), so that 
 that the data needs.
 """
 
+import contextlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,11 +32,16 @@ class Checkpoints:
     """The checkpoints of one run: the latest ones and the best one are kept."""
 
     def __init__(self, workdir: Path, keep: int = 1, read_only: bool = False) -> None:
-        metric = lambda metrics: metrics.get(BEST_BY, float("inf"))  # noqa: E731
         options = ocp.CheckpointManagerOptions(
+            best_fn=lambda metrics: -metrics.get(BEST_BY, math.inf),
             preservation_policy=managers.AnyPreservationPolicy([
                 managers.LatestN(keep),
-                managers.BestN(get_metric_fn=metric, reverse=True, n=1),
+                managers.BestN(
+                    get_metric_fn=lambda metrics: metrics.get(BEST_BY, math.inf),
+                    reverse=True,
+                    n=1,
+                    keep_checkpoints_without_metrics=False,
+                ),
             ]),
             step_prefix=None,
             enable_async_checkpointing=True,
@@ -44,7 +51,10 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             (Path(workdir) / FOLDER).absolute(),
             options=options,
-            item_names=("state", "about"),
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "about": ocp.JsonCheckpointHandler(),
+            },
         )
 
     def latest(self) -> int | None:
@@ -89,29 +99,33 @@ class Checkpoints:
         Raises:
           CheckpointError: where the checkpoint holds another model, naming what differs.
         """
-        self._check_same_model(step, abstract)
         try:
+            self._check_same_shapes(step, abstract)
             return self._manager.restore(
                 step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
             ).state
-        except (OSError, ValueError, KeyError) as error:
-            raise CheckpointError(
-                f"checkpoint {self.path(step)} cannot be read ({_line(error)}); delete that folder "
-                "to go on from the one before"
-            ) from error
+        except CheckpointError:
+            raise
+        except Exception as error:  # whatever Orbax and its storage layer find wrong with the files
+            raise self._unreadable(step, error) from error
 
     def about(self, step: int) -> dict[str, Any]:
         """What was saved beside the state."""
-        return json.loads(next((self.path(step) / "about").glob("*")).read_text())
+        try:
+            return json.loads(next((self.path(step) / "about").glob("*")).read_text())
+        except (OSError, ValueError, StopIteration) as error:
+            raise self._unreadable(step, error) from error
 
     def close(self) -> None:
-        self._manager.close()
+        """Ends the background threads; an error of the last write has been raised by ``wait``."""
+        with contextlib.suppress(OSError, ValueError, RuntimeError):
+            self._manager.close()
 
     def path(self, step: int) -> Path:
         """Folder of one checkpoint."""
         return Path(self._manager.directory) / str(step)
 
-    def _check_same_model(self, step: int, abstract: TrainState) -> None:
+    def _check_same_shapes(self, step: int, abstract: TrainState) -> None:
         metadata = self._manager.item_metadata(step)["state"]
         saved = {
             path_string(path): tuple(leaf.shape)
@@ -128,6 +142,12 @@ class Checkpoints:
                     f"there and {wanted.get(name, 'absent')} in this config; use another --workdir, "
                     "or the config that the run was started with"
                 )
+
+    def _unreadable(self, step: int, error: Exception) -> CheckpointError:
+        return CheckpointError(
+            f"checkpoint {self.path(step)} cannot be read ({_line(error)}); delete that folder to go "
+            "on from the one before"
+        )
 
     def _failed(self, error: Exception) -> CheckpointError:
         have = self._manager.all_steps()

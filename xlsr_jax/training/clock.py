@@ -1,5 +1,6 @@
 """Where the time went: throughput, waiting for data, and use of the device's peak."""
 
+import contextlib
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +15,7 @@ PEAK_FLOPS = {
     "TPU v5p": 459e12,
     "TPU v5": 459e12,
     "TPU v6 lite": 918e12,
+    "Tesla V100": 125e12,  # fp16: it has no bf16
     "NVIDIA A100": 312e12,
     "NVIDIA H100": 989e12,
     "NVIDIA H200": 989e12,
@@ -35,33 +37,48 @@ class Clock:
         self.restart()
 
     def restart(self) -> None:
-        """Starts a new window; time outside training (evaluation, say) is left out this way."""
+        """Starts a new window."""
         self._start = time.perf_counter()
         self._waiting = 0.0
         self._audio = 0.0
         self._updates = 0
         self._flops = 0.0
+        self._timed_audio = 0.0
+        self._timed_updates = 0
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves the time of evaluating, saving or compiling out of the window."""
+        start = time.perf_counter()
+        yield
+        self._start += time.perf_counter() - start
 
     def waited(self, batches: Iterator[Any]) -> Any:
-        """The next batch; the time it took is counted as waiting for data."""
+        """The next batch; the time it took counts as waiting for data.
+
+        An accelerator may still be at work on the update before: the share is a bound from above.
+        """
         start = time.perf_counter()
         batch = next(batches)
         self._waiting += time.perf_counter() - start
         return batch
 
-    def update(self, audio_seconds: float, flops: float = 0.0) -> None:
-        """Counts one update of the global batch."""
+    def update(self, audio_seconds: float, flops: float = 0.0, timed: bool = True) -> None:
+        """Counts one update of the global batch; not ``timed`` where the clock was paused."""
         self._updates += 1
         self._audio += audio_seconds
-        self._flops += flops
+        if timed:
+            self._timed_updates += 1
+            self._timed_audio += audio_seconds
+            self._flops += flops
 
     def figures(self) -> dict[str, float]:
         """Figures of the window; call after its last update has finished on the device."""
         elapsed = time.perf_counter() - self._start
         figures = {
-            "audio_seconds_per_second": self._audio / elapsed,
+            "audio_seconds_per_second": self._timed_audio / elapsed,
             "audio_hours_per_update": self._audio / 3600 / max(1, self._updates),
-            "updates_per_second": self._updates / elapsed,
+            "updates_per_second": self._timed_updates / elapsed,
             "data_wait_share": self._waiting / elapsed,
         }
         if self._peak and self._flops:

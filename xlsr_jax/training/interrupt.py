@@ -1,5 +1,6 @@
 """SIGTERM and Ctrl-C ask the loop to save and stop; all hosts stop at the same update."""
 
+import os
 import signal
 from types import FrameType
 
@@ -14,7 +15,7 @@ class Interrupt:
         self._previous = {}
 
     def __enter__(self) -> "Interrupt":
-        # In a multi-host run the coordination service owns SIGTERM and tells all hosts.
+        # On several hosts the coordination service owns SIGTERM and tells all; Ctrl-C becomes one.
         own = [signal.SIGINT] if jax.process_count() > 1 else [signal.SIGINT, signal.SIGTERM]
         self._previous = {number: signal.signal(number, self._remember) for number in own}
         return self
@@ -26,6 +27,8 @@ class Interrupt:
     def _remember(self, number: int, _: FrameType | None) -> None:
         if self._signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)
         self._signal = signal.Signals(number)
 
     def requested(self, step: int) -> str:

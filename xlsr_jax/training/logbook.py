@@ -1,8 +1,10 @@
 """What a run tells: JSON lines, TensorBoard events, a progress bar, a picture of the curves."""
 
+import contextlib
 import json
 import math
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ class Logbook:
     """Writes the figures of one run; on all hosts but the first it is silent.
 
     Lines of ``log.jsonl`` are {"step", "kind", ...figures}, kind being "train", "eval", "event" or
-    "config". Restarting at a step drops the lines after it, so that a resumed run's log reads like
+    "alarm". Restarting at a step drops the lines after it, so that a resumed run's log reads like
     an uninterrupted one's.
     """
 
@@ -23,13 +25,13 @@ class Logbook:
         self._active = active
         if not active:
             return
-        from tensorboardX import SummaryWriter
         from tqdm import tqdm
 
         self._path = workdir / LOG
         self._drop_after(start)
         self._file = open(self._path, "a", buffering=1)  # noqa: SIM115, open for the whole run
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+        self._events = _Events(workdir / "tensorboard")
+        self._alarmed: set[str] = set()
         self._total = total
         self._terminal = sys.stderr.isatty()  # a file gets a plain line for each log line instead
         self._bar = tqdm(total=total, initial=start, unit="update", dynamic_ncols=True,
@@ -43,8 +45,10 @@ class Logbook:
         figures = {name: float(value) for name, value in figures.items()}
         finite = {name: value for name, value in figures.items() if math.isfinite(value)}
         self._line({"step": step, "kind": kind} | {n: _rounded(v) for n, v in finite.items()})
-        for name, value in finite.items():
-            self._events.add_scalar(f"{kind}/{name}", value, step)
+        try:
+            self._events.add(step, {f"{kind}/{name}": value for name, value in finite.items()})
+        except OSError as error:
+            raise _cannot_write(self._events.path, error) from error
 
     def event(self, step: int, what: str, **details: Any) -> None:
         """Something that happened: a phase begins, an alarm, a stop."""
@@ -52,6 +56,15 @@ class Logbook:
             return
         self._line({"step": step, "kind": "event", "event": what} | details)
         self.say(f"update {step}: {what}")
+
+    def alarm(self, step: int, name: str, text: str) -> None:
+        """Something to look at; the terminal hears of each kind once, the log every time."""
+        if not self._active:
+            return
+        self._line({"step": step, "kind": "alarm", "alarm": name, "text": text})
+        if name not in self._alarmed:
+            self._alarmed.add(name)
+            self.say(f"update {step}: ALARM {name}: {text}")
 
     def say(self, text: str) -> None:
         """A line for the person at the terminal, above the progress bar."""
@@ -72,11 +85,15 @@ class Logbook:
     def close(self) -> None:
         if self._active:
             self._bar.close()
-            self._events.close()
-            self._file.close()
+            with contextlib.suppress(OSError):  # what could not be written has been raised before
+                self._events.close()
+                self._file.close()
 
     def _line(self, entry: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        try:
+            self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise _cannot_write(self._path, error) from error
 
     def _drop_after(self, step: int) -> None:
         if not self._path.exists():
@@ -85,6 +102,34 @@ class Logbook:
         partial = self._path.with_suffix(".partial")
         partial.write_text("".join(json.dumps(e, ensure_ascii=False) + "\n" for e in kept))
         partial.replace(self._path)
+
+
+class _Events:
+    """TensorBoard events, written at once: a writer in a thread would hide a full disk."""
+
+    def __init__(self, folder: Path) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = EventsWriter(str(folder / "events"))
+        self.path = folder
+
+    def add(self, step: int, figures: Mapping[str, float]) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in figures.items()]
+        event = Event(wall_time=time.time(), step=step, summary=Summary(value=values))
+        self._writer.write_event(event)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _cannot_write(path: Path, error: OSError) -> OSError:
+    return OSError(f"cannot write {path} ({error.strerror or error}); free space and run the same "
+                   "command again: it goes on from the last checkpoint")
 
 
 def _rounded(value: float) -> float:
@@ -131,9 +176,10 @@ def draw_curves(workdir: Path, title: str) -> Path:
                 marker = "o" if kind == "eval" else None
                 label = "held out" if kind == "eval" else "training"
                 axis.plot(*zip(*points, strict=True), marker=marker, ms=3, label=label, **style)
-        level = next((e[reference] for e in entries if reference in e), None) if reference else None
-        if level is not None:
-            axis.axhline(level, color="C3", ls="--", lw=1, label=f"chance {level:.3g}")
+        level = [(e["step"], e[reference]) for e in entries if reference in e]
+        if level:
+            level = sorted(dict(level).items())
+            axis.plot(*zip(*level, strict=True), color="C3", ls="--", lw=1, label="chance")
         if key == "r2":
             axis.set_ylim(-0.1, 1.0)
         axis.set_title(name, loc="left", fontsize=11)

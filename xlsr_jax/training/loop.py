@@ -1,5 +1,6 @@
 """The training loop, read top-down: evaluate, save, next batch, update, log."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -79,6 +80,7 @@ class Run:
       phases: in order, without gaps; the first starts at 0.
       open_batches: step -> this host's share of batch step, step + 1, ...
       eval_batches: () -> this host's share of the held-out batches, the same number on all hosts.
+      key, eval_key: of everything drawn in updates, and in evaluations.
       about: saved with each checkpoint.
     """
 
@@ -88,6 +90,7 @@ class Run:
     eval_batches: Callable[[], Iterator[HostBatch]]
     mesh: Mesh
     key: jax.Array
+    eval_key: jax.Array
     checkpoints: Checkpoints
     logbook: Logbook
     about: Mapping[str, Any]
@@ -109,18 +112,18 @@ def train(run: Run, state: TrainState) -> TrainState:
     clock = Clock(jax.device_count(), jax.devices()[0].device_kind)
     batches = run.open_batches(start)
     window = _Window()
-    held_out: dict[str, float] = {}
     with Interrupt() as interrupt:
         for step in range(start, total + 1):
             phase = _phase_at(run.phases, step)
             stop = interrupt.requested(step)
             if step > start:
-                if _due(step, config.eval_every, total) or step == phase.start:
-                    before = _phase_at(run.phases, step - 1)
-                    held_out = _evaluate(run, programs, before, state, step)
-                    clock.restart()
-                if _due(step, config.save_every, total) or stop:
-                    run.checkpoints.save(step, state, run.about | {"step": step}, held_out)
+                with clock.paused():
+                    held_out: dict[str, float] = {}
+                    if _due(step, config.eval_every, total) or step == phase.start:
+                        before = _phase_at(run.phases, step - 1)
+                        held_out = _evaluate(run, programs, before, state, step)
+                    if _due(step, config.save_every, total) or stop:
+                        run.checkpoints.save(step, state, run.about | {"step": step}, held_out)
             if stop:
                 run.logbook.event(step, f"stopping: {stop}; the same command goes on from here")
                 break
@@ -131,22 +134,24 @@ def train(run: Run, state: TrainState) -> TrainState:
                 state = programs.fresh_moments(phase, state)
 
             batch = clock.waited(batches)
-            rows, samples = batch["waveform"].shape
-            rows *= jax.process_count()
+            arrays = to_global(batch, run.mesh)
+            rows, samples = arrays["waveform"].shape
             first = programs.is_new(phase, samples)
-            state, sums = programs.update(phase, state, to_global(batch, run.mesh), run.key)
-            if first:  # compiling is not counted as training time
-                jax.block_until_ready(sums)
-                run.logbook.say(f"compiled {phase.name} for {rows} x {samples / SAMPLE_RATE:.2f} s")
-                clock.restart()
-            audio = float(batch["samples"].sum()) * jax.process_count() / SAMPLE_RATE
-            clock.update(audio, phase.objective.flops(rows, samples))
-            window.add(step, sums)
+            with clock.paused() if first else contextlib.nullcontext():
+                state, sums = programs.update(phase, state, arrays, run.key)
+                if first:  # compiling is not training time
+                    jax.block_until_ready(sums)
+                    shape = f"{rows} x {samples / SAMPLE_RATE:.2f} s"
+                    run.logbook.say(f"compiled {phase.name} for {shape}")
+            audio = rows * float(batch["samples"].mean()) / SAMPLE_RATE
+            clock.update(audio, phase.objective.flops(rows, samples), timed=not first)
+            window.add(step, sums, batch)
             run.logbook.advance(step + 1)
             if _due(step + 1, config.log_every, phase.start + phase.updates):
                 _log(run, programs, phase, step + 1, state, window, clock)
                 window = _Window()
-    run.checkpoints.wait()
+                clock.restart()
+        run.checkpoints.wait()
     return state
 
 
@@ -220,15 +225,16 @@ class _Window:
 
     def __init__(self) -> None:
         self.sums: Sums | None = None
-        self._finite: list[tuple[int, jax.Array]] = []
+        self._updates: list[tuple[int, jax.Array, list[int]]] = []
 
-    def add(self, step: int, sums: Sums) -> None:
+    def add(self, step: int, sums: Sums, batch: HostBatch) -> None:
         self.sums = sums if self.sums is None else _add(self.sums, sums)
-        self._finite.append((step, sums["grad_norm"][1]))
+        records = batch["record"].tolist() if "record" in batch else []
+        self._updates.append((step, sums["grad_norm"][1], records))
 
-    def skipped(self) -> list[int]:
-        """Steps whose update was left out."""
-        return [step for step, finite in self._finite if not float(finite)]
+    def skipped(self) -> dict[int, list[int]]:
+        """Steps whose update was left out, with the record numbers that this host read for them."""
+        return {step: records for step, finite, records in self._updates if not float(finite)}
 
 
 def _evaluate(
@@ -236,11 +242,10 @@ def _evaluate(
 ) -> dict[str, float]:
     """Held-out figures of the phase that ends or goes on at ``step``."""
     total: Sums | None = None
-    key = jax.random.fold_in(run.key, 0x65766C)  # apart from every training step's key
-    for number, batch in enumerate(run.eval_batches()):
-        sums = programs.evaluate(
-            phase, state, to_global(batch, run.mesh), jax.random.fold_in(key, number)
-        )
+    # Rows of held-out batches carry their record number, so that each utterance has its own masks
+    # and distractors, the same at every evaluation and on any number of devices.
+    for batch in run.eval_batches():
+        sums = programs.evaluate(phase, state, to_global(batch, run.mesh), run.eval_key)
         total = sums if total is None else _add(total, sums)
     if total is None:
         return {}
@@ -258,25 +263,43 @@ def _log(
     figures["learning_rate"] = float(phase.learning_rate(step - 1 - phase.start))
     figures["skipped_updates"] = float(state.skipped)
     run.logbook.metrics(step, "train", figures)
-    run.logbook.advance(step, {
-        name: f"{figures[name]:.3g}"
-        for name in ("loss", "accuracy", "code_perplexity", "r2", "audio_seconds_per_second")
-        if name in figures
-    })
+    run.logbook.advance(step, _shown(figures))
     skipped = window.skipped()
     if skipped:
-        run.logbook.event(step, f"{len(skipped)} updates were not finite and left out", steps=skipped)
-    if int(state.skipped_in_a_row) >= run.config.max_nonfinite:
+        what = f"{len(skipped)} updates were not finite and left out: {', '.join(map(str, skipped))}"
+        run.logbook.event(step, what, records={str(at): numbers for at, numbers in skipped.items()})
+    in_a_row = max(_longest_run(list(skipped)), int(state.skipped_in_a_row))
+    if in_a_row >= run.config.max_nonfinite:
         raise TrainingStopped(
-            f"{int(state.skipped_in_a_row)} updates in a row were not finite (the last: "
-            f"{skipped[-3:]}); lower config.optimizer.peak_lr or set config.optimizer.clip_norm, then "
+            f"{in_a_row} updates in a row were not finite (the last: {list(skipped)[-3:]}); lower config.optimizer.peak_lr or set config.optimizer.clip_norm, then "
             "run the same command: it goes on from the last checkpoint"
         )
     for name, text in phase.objective.alarms(figures, step - phase.start).items():
-        run.logbook.event(step, f"ALARM {name}: {text}")
+        run.logbook.alarm(step, name, text)
         if run.config.stop_on_alarm:
             raise TrainingStopped(f"{name}: {text} (config.training.stop_on_alarm is set)")
-    clock.restart()
+
+
+def _longest_run(steps: Sequence[int]) -> int:
+    """Length of the longest stretch of consecutive numbers in an ascending list."""
+    longest = current = 0
+    for before, step in zip([None, *steps], steps, strict=False):
+        current = current + 1 if before is not None and step == before + 1 else 1
+        longest = max(longest, current)
+    return longest
+
+
+def _shown(figures: Mapping[str, float]) -> dict[str, str]:
+    """What the progress bar tells."""
+    shown = {}
+    if "contrastive_loss" in figures:
+        shown["loss"] = f"{figures['contrastive_loss']:.3f} (chance {figures['chance_loss']:.3f})"
+        shown["accuracy"] = f"{figures['accuracy']:.3f} (chance {figures['chance_accuracy']:.3f})"
+        shown["perplexity"] = f"{figures['code_perplexity']:.1f}"
+    elif "r2" in figures:
+        shown["r2"] = f"{figures['r2']:.3f}"
+    shown["audio s/s"] = f"{figures['audio_seconds_per_second']:.0f}"
+    return shown
 
 
 def _headline(figures: Mapping[str, float]) -> str:

@@ -23,16 +23,17 @@ class OptimizerConfig:
 
 
 def linear_schedule(peak: float, updates: int, warmup_share: float) -> optax.Schedule:
-    """Linear from peak/warmup to peak, then linear to 0 at the last update.
+    """Linear from peak/warmup to peak, then linear towards 0, which would be the update after the last.
 
-    wav2vec 2.0 section 4.2, XLSR section 3.2; ``polynomial_decay`` with power 1 in the released code.
+    wav2vec 2.0 section 4.2, XLSR section 3.2. As the released code counts (``polynomial_decay`` with
+    power 1): update c, from 0, is made at the rate of c updates done, the first at that of one.
     """
     warmup = max(1, round(updates * warmup_share))
 
     def schedule(count: jax.Array) -> jax.Array:
-        update = jnp.asarray(count, jnp.float32) + 1
-        rising = update / warmup
-        falling = (updates - update) / max(1, updates - warmup)
+        done = jnp.asarray(count, jnp.float32)
+        rising = jnp.maximum(done, 1) / warmup
+        falling = (updates - done) / max(1, updates - warmup)
         return peak * jnp.clip(jnp.minimum(rising, falling), 0.0, 1.0)
 
     return schedule
