@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from xlsr_jax.models import layers, positional_convolution
+from xlsr_jax.models.attention import attention
 from xlsr_jax.models.dropout import dropout
 
 # Dropout sites; a layer's own follow at SITE_LAYERS + 4 * layer.
@@ -91,12 +92,13 @@ class ContextNetwork(nn.Module):
             block = _with_remat(block, self.remat)
             if randomness is None:
                 return block(x, params), x
-            return jax.lax.cond(keep, block, lambda x, params: x, x, params), x
+            # A dropped layer is computed all the same: a branch would copy its weights and
+            # activations in and out, which costs more than a layer in twenty.
+            return jnp.where(keep, block(x, params), x), x
 
         keep = jnp.ones(self.num_layers, bool) if randomness is None else randomness.keep_layer
         numbered = (jnp.arange(self.num_layers), stacked, keep)
-        # On a CPU a loop copies each layer's weights and activations in and out of the stacks.
-        x, inputs = jax.lax.scan(step, x, numbered, unroll=jax.default_backend() == "cpu")
+        x, inputs = jax.lax.scan(step, x, numbered)
         return (layers.layer_norm(x, norm) if self.pre_norm else x), inputs
 
     def _block(self, x, params, valid_BT, seeds, index):
@@ -129,15 +131,9 @@ class ContextNetwork(nn.Module):
         query, key, value = (
             split(layers.linear(x_BTD, params[name])) for name in ("query", "key", "value")
         )
-        query = query * (width // self.heads) ** -0.5
-        # Heads before frames: products of plain matrices, which need no transposition.
-        scores = jnp.einsum("bhtd,bhsd->bhts", query, key, preferred_element_type=jnp.float32)
-        # A finite floor: a row without any valid frame must not turn into NaN.
-        scores = jnp.where(valid_BT[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
-        weights = jax.nn.softmax(scores).astype(x_BTD.dtype)
-        weights = dropout(weights, self.attention_dropout, seeds, site)
-        mixed = jnp.swapaxes(jnp.matmul(weights, value), 1, 2)
-        return layers.linear(mixed.reshape(batch, length, width), params["out"])
+        mixed = attention(self.attention_dropout, query, key, value, valid_BT, seeds, site)
+        mixed = jnp.swapaxes(mixed, 1, 2).reshape(batch, length, width)
+        return layers.linear(mixed, params["out"])
 
 
 def _with_remat(block: Callable, policy: str) -> Callable:

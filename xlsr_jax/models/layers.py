@@ -24,11 +24,35 @@ def unconstrained(x: jax.Array, *axes: str | None) -> jax.Array:
 
 def layer_norm(x: jax.Array, params: Params) -> jax.Array:
     """Normalises the last axis in fp32 and casts back; ``params`` holds scale and bias."""
+    return _layer_norm(x, params["scale"], params["bias"])
+
+
+@jax.custom_vjp
+def _layer_norm(x, scale, bias):
+    return _layer_norm_forward(x, scale, bias)[0]
+
+
+def _layer_norm_forward(x, scale, bias):
     x32 = x.astype(jnp.float32)
-    centred = x32 - jnp.mean(x32, axis=-1, keepdims=True)
-    variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-    y = centred * jax.lax.rsqrt(variance + EPSILON) * params["scale"] + params["bias"]
-    return y.astype(x.dtype)
+    mean = jnp.mean(x32, axis=-1, keepdims=True)
+    inverse = jax.lax.rsqrt(jnp.var(x32, axis=-1, keepdims=True) + EPSILON)
+    y = (x32 - mean) * inverse * scale + bias
+    return y.astype(x.dtype), (x, scale, mean, inverse)
+
+
+def _layer_norm_backward(residual, g):
+    # From x again: plain differentiation would keep four arrays of its size.
+    x, scale, mean, inverse = residual
+    unit = (x.astype(jnp.float32) - mean) * inverse
+    g = g.astype(jnp.float32)
+    rows = tuple(range(g.ndim - 1))
+    dunit = g * scale
+    along = jnp.mean(dunit * unit, axis=-1, keepdims=True)
+    dx = (dunit - jnp.mean(dunit, axis=-1, keepdims=True) - unit * along) * inverse
+    return dx.astype(x.dtype), jnp.sum(g * unit, rows), jnp.sum(g, rows)
+
+
+_layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
 def linear(x: jax.Array, params: Params) -> jax.Array:
