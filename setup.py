@@ -31,7 +31,7 @@ REFERENCE = ["torch>=2.6", "transformers>=5,<6"]
 setup(
     name="xlsr_jax",
     version="0.1.0",
-    description="Cross-lingual speech pretraining in JAX: wav2vec 2.0, XLSR, UniSpeech, modified CPC.",
+    description="Cross-lingual speech pretraining in JAX: wav2vec 2.0 and XLSR",
     license="Apache-2.0",
     packages=find_packages(include=["xlsr_jax", "xlsr_jax.*"]),
     python_requires=">=3.11",

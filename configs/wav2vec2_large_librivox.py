@@ -2,8 +2,8 @@
 
     python -m xlsr_jax.train --config=configs/wav2vec2_large_librivox.py --config.data.path=DIR
 
-Source: ``wav2vec2_large_librivox.yaml``: 1 M updates, 32 k of them warm-up, peak rate 5e-3, dropouts
-and LayerDrop 0, loss weights 0.1 and 0, crops of 20 s, up to 1.2 M samples on each of
+Source: ``wav2vec2_large_librivox.yaml``: 1 M updates, 32 k of them warm-up, peak rate 5e-3,
+dropouts and LayerDrop 0, loss weights 0.1 and 0, crops of 20 s, up to 1.2 M samples on each of
 128 GPUs (and no more than 4 rows, which short crops here may exceed). ``:paper`` takes the
 paper's text: 600 k updates, peak rate 3e-4, dropouts 0.1. Hardware: 128 V100, 5.2 days. Result:
 2.2 / 4.5 WER on test-clean / test-other after fine-tuning on 960 h, no language model.

@@ -4,8 +4,8 @@
 
 Batch: 64 x 1.2 M samples, 1.33 h an update; crops of 20 s; dropout 0.1; peak rate 1e-3. The
 paper does not state the norm, LayerDrop, feature-gradient scale and the weights of its two
-penalties: here those of the released Large for normalised audio, whose feature penalty is 0. Hardware: 64 V100 in the paper. Result: 12.3 PER on
-average (Table 1).
+penalties: here those of the released Large for normalised audio, whose feature penalty is 0.
+Hardware: 64 V100 in the paper. Result: 12.3 PER on average (Table 1).
 """
 
 from xlsr_jax import presets

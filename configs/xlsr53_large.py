@@ -4,9 +4,10 @@
 
 Data: MLS 50.7 k h (8 languages), Common Voice 3.6 k h (36), BABEL 1.7 k h (17). The authors say
 "the same code and settings as LibriVox with lower learning rate" (fairseq issue 2997): dropouts
-0 and 1 M updates as in the released LibriVox config, peak rate 1e-3; alpha is not stated for this
-model, 0.5 here; ``:paper`` takes 250 k updates and dropouts of 0.1. 64 x 1.2 M samples an update. Hardware: 64 V100 in the paper. Result: 7.6 PER on
-average over ten Common Voice languages (Table 1).
+0 and 1 M updates as in the released LibriVox config, peak rate 1e-3; alpha is not stated for
+this model, 0.5 here; ``:paper`` takes 250 k updates and dropouts of 0.1. 64 x 1.2 M samples an
+update. Hardware: 64 V100 in the paper. Result: 7.6 PER on average over ten Common Voice
+languages (Table 1).
 """
 
 from xlsr_jax import presets

@@ -17,8 +17,13 @@ ROOT = Path(__file__).resolve().parent.parent
 def command(workdir: Path, corpus: Path, *flags: str, config: str = "xlsr10_base") -> list[str]:
     """The training command of a config's tiny variant."""
     return [
-        sys.executable, "-m", "xlsr_jax.train", f"--config={ROOT}/configs/{config}.py:tiny",
-        f"--workdir={workdir}", f"--config.data.path={corpus}", *flags,
+        sys.executable,
+        "-m",
+        "xlsr_jax.train",
+        f"--config={ROOT}/configs/{config}.py:tiny",
+        f"--workdir={workdir}",
+        f"--config.data.path={corpus}",
+        *flags,
     ]
 
 
@@ -31,8 +36,12 @@ def environment(devices: int = 1) -> dict[str, str]:
 def train(workdir: Path, corpus: Path, *flags: str, devices: int = 1, **kwargs) -> str:
     """Runs to the end and returns what it printed."""
     done = subprocess.run(
-        command(workdir, corpus, *flags, **kwargs), env=environment(devices), cwd=workdir.parent,
-        capture_output=True, text=True, timeout=600,
+        command(workdir, corpus, *flags, **kwargs),
+        env=environment(devices),
+        cwd=workdir.parent,
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stderr
@@ -41,8 +50,12 @@ def train(workdir: Path, corpus: Path, *flags: str, devices: int = 1, **kwargs) 
 def fails(workdir: Path, corpus: Path, *flags: str, **kwargs) -> str:
     """Runs what must fail, and returns the one line it says; a traceback is no line."""
     done = subprocess.run(
-        command(workdir, corpus, *flags, **kwargs), env=environment(), cwd=workdir.parent,
-        capture_output=True, text=True, timeout=300,
+        command(workdir, corpus, *flags, **kwargs),
+        env=environment(),
+        cwd=workdir.parent,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode != 0
     assert "Traceback" not in done.stderr, done.stderr[-3000:]

@@ -19,7 +19,8 @@ LARGE = {"data.max_crop_samples": 320_000, "data.normalize": True, "data.min_sam
          "model.layerdrop": 0.0, "model.dropout": 0.1, "objective.gumbel_floor": 0.1,
          "objective.feature_penalty_weight": 0.0}  # fmt: skip
 ALL = {"objective.mask_prob": 0.65, "objective.mask_length": 10, "objective.distractors": 100,
-       "objective.temperature": 0.1, "objective.gumbel_start": 2.0, "objective.gumbel_decay": 0.999995,
+       "objective.temperature": 0.1, "objective.gumbel_start": 2.0,
+       "objective.gumbel_decay": 0.999995,
        "objective.diversity_weight": 0.1, "objective.diversity": "perplexity", "model.groups": 2,
        "model.codewords": 320, "model.position_kernel": 128, "model.position_groups": 16,
        "optimizer.beta1": 0.9, "optimizer.beta2": 0.98, "optimizer.epsilon": 1e-6,
@@ -28,7 +29,8 @@ ALL = {"objective.mask_prob": 0.65, "objective.mask_length": 10, "objective.dist
 
 
 def run(updates, warmup, peak, gpus, gpu_samples, alpha):
-    return {"training.updates": updates, "optimizer.warmup_share": warmup, "optimizer.peak_lr": peak,
+    return {"training.updates": updates, "optimizer.warmup_share": warmup,
+            "optimizer.peak_lr": peak,
             "objective.diversity_groups": gpus, "data.batch_seconds": gpus * gpu_samples / 16_000,
             "data.alpha": alpha}  # fmt: skip
 
@@ -41,10 +43,12 @@ PUBLISHED = {
     "xlsr_monolingual": BASE | run(250_000, 0.1, 5e-4, 16, 1.4e6, 0.5),
     "babel10_base": BASE | run(250_000, 0.1, 5e-4, 64, 1.4e6, 1.0),
     "babel10_large": LARGE | run(250_000, 0.1, 1e-3, 64, 1.2e6, 1.0),
-    "xlsr53_large": LARGE | run(1_000_000, 0.032, 1e-3, 64, 1.2e6, 0.5)
+    "xlsr53_large": LARGE
+    | run(1_000_000, 0.032, 1e-3, 64, 1.2e6, 0.5)
     | {"model.dropout": 0.0, "model.attention_dropout": 0.0},
     "wav2vec2_base_librispeech": BASE | run(400_000, 0.08, 5e-4, 64, 1.4e6, 1.0),
-    "wav2vec2_large_librivox": LARGE | run(1_000_000, 0.032, 5e-3, 128, 1.2e6, 1.0)
+    "wav2vec2_large_librivox": LARGE
+    | run(1_000_000, 0.032, 5e-3, 128, 1.2e6, 1.0)
     | {"model.dropout": 0.0, "model.dropout_input": 0.0, "model.dropout_features": 0.0},
 }
 PAPER = {
@@ -81,6 +85,11 @@ def test_no_config_is_left_out():
 
 @pytest.mark.parametrize("name", [path.stem for path in CONFIGS])
 def test_the_tiny_variant_runs(name, tmp_path, tiny_corpus):
-    runs.train(tmp_path / "run", tiny_corpus, "--config.training.updates=1",
-               "--config.data.buckets=1", config=name)
+    runs.train(
+        tmp_path / "run",
+        tiny_corpus,
+        "--config.training.updates=1",
+        "--config.data.buckets=1",
+        config=name,
+    )
     assert len(runs.figures(tmp_path / "run", "contrastive_loss", "eval")) == 1

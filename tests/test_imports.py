@@ -21,11 +21,26 @@ ALLOWED = {
     "runtime": {"schema"},
     "config": {"schema", "data", "parallel", "training", "objectives"},
     "presets": {"config"},
-    "experiment": {"config", "schema", "data", "objectives", "training", "parallel", "interop",
-                   "models"},
+    "experiment": {
+        "config",
+        "schema",
+        "data",
+        "objectives",
+        "training",
+        "parallel",
+        "interop",
+        "models",
+    },
 }
 ENTRIES = {"train", "evaluate", "transcribe", "analyze", "convert", "compile", "prepare"}
-HEAVY = {"phonemizer", "tensorflow_datasets", "apache_beam", "tensorboardX", "matplotlib", "librosa"}
+HEAVY = {
+    "phonemizer",
+    "tensorflow_datasets",
+    "apache_beam",
+    "tensorboardX",
+    "matplotlib",
+    "librosa",
+}
 
 
 def room_of(path: Path) -> str:

@@ -26,17 +26,23 @@ def test_round_trip_through_config_dict():
     assert from_mapping(Outer, to_config_dict(settings)) == settings
 
 
-@pytest.mark.parametrize(("values", "words"), [
-    ({"cuont": 1}, "unknown setting config.cuont; did you mean config.count?"),
-    ({"inner": {"ratte": 1.0}}, "unknown setting config.inner.ratte; did you mean config.inner.rate"),
-    ({"count": "4"}, "config.count must be int; got '4' (str)"),
-    ({"count": 4.0}, "config.count must be int"),
-    ({"count": True}, "config.count must be int"),
-    ({"count": 0}, "config.count must be at least 1; got 0"),
-    ({"inner": {"rate": 1.5}}, "config.inner.rate must be at most 1.0; got 1.5"),
-    ({"inner": {"form": "c"}}, "config.inner.form must be one of a, b; got 'c'"),
-    ({"inner": 3}, "config.inner is a group of settings"),
-])
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"cuont": 1}, "unknown setting config.cuont; did you mean config.count?"),
+        (
+            {"inner": {"ratte": 1.0}},
+            "unknown setting config.inner.ratte; did you mean config.inner.rate",
+        ),
+        ({"count": "4"}, "config.count must be int; got '4' (str)"),
+        ({"count": 4.0}, "config.count must be int"),
+        ({"count": True}, "config.count must be int"),
+        ({"count": 0}, "config.count must be at least 1; got 0"),
+        ({"inner": {"rate": 1.5}}, "config.inner.rate must be at most 1.0; got 1.5"),
+        ({"inner": {"form": "c"}}, "config.inner.form must be one of a, b; got 'c'"),
+        ({"inner": 3}, "config.inner is a group of settings"),
+    ],
+)
 def test_errors_name_the_key(values, words):
     with pytest.raises(ConfigError) as error:
         from_mapping(Outer, values)

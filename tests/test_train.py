@@ -5,9 +5,9 @@ import shutil
 
 import numpy as np
 import pytest
-from xlsr_jax.data.records import Manifest
 
 from tests import runs
+from xlsr_jax.data.records import Manifest
 
 
 @pytest.fixture(scope="module")
@@ -33,44 +33,72 @@ def test_what_the_log_tells(finished):
     assert [line["step"] for line in train] == [2, 4, 6, 8, 10, 12]
     assert {"r2", "loss"} <= train[0].keys() and "contrastive_loss" not in train[0]
     last = train[-1]
-    for name in ("contrastive_loss", "accuracy", "code_perplexity", "prob_perplexity", "code_pairs",
-                 "distractor_equal", "grad_norm", "param_norm", "loss/en", "accuracy/en",
-                 "audio_share/en", "audio_seconds_per_second", "audio_hours_per_update",
-                 "data_wait_share", "learning_rate", "temperature", "skipped_updates"):
+    for name in (
+        "contrastive_loss",
+        "accuracy",
+        "code_perplexity",
+        "prob_perplexity",
+        "code_pairs",
+        "distractor_equal",
+        "grad_norm",
+        "param_norm",
+        "loss/en",
+        "accuracy/en",
+        "audio_share/en",
+        "audio_seconds_per_second",
+        "audio_hours_per_update",
+        "data_wait_share",
+        "learning_rate",
+        "temperature",
+        "skipped_updates",
+    ):
         assert name in last, name
     assert 0.9 * np.log(11) < last["chance_loss"] <= np.log(11), "log(K + 1) less the equal codes"
     assert last["chance_accuracy"] >= 1 / 11
-    assert last["audio_hours_per_update"] == pytest.approx(last["audio_seconds"] / 2 / 3600, rel=1e-3)
+    assert last["audio_hours_per_update"] == pytest.approx(
+        last["audio_seconds"] / 2 / 3600, rel=1e-3
+    )
     shares = [value for name, value in last.items() if name.startswith("audio_share/")]
     assert sum(shares) == pytest.approx(1, abs=1e-4)
     held_out = [line for line in lines if line["kind"] == "eval"]
     assert held_out[-1]["step"] == 12 and held_out[-1]["audio_seconds"] > 0
 
 
-@pytest.mark.parametrize(("flags", "words"), [
-    (("--config.optimiser.peak_lr=1",), "optimiser"),
-    (("--config.optimizer.peak_rl=1",), "peak_rl"),
-    (("--config.training.updates=many",), "--config.training.updates=many"),
-    (("--config.optimizer.peak_lr=-1.0",), "config.optimizer.peak_lr must be at least 0"),
-    (("--config.data.languages=es,xx",), "xx"),
-    (("--config.data.max_crop_samples=399",), "config.data.max_crop_samples must be at least 400"),
-    (("--config.data.batch_seconds=2.0", "--config.objective.diversity_groups=64"), "64"),
-    (("--config.training.accumulation=3",), "config.objective.diversity_groups=3"),
-    (("--config.mesh.tensor=3",), "config.mesh"),
-    (("--config.model.heads=5",), "model.heads 5"),
-    (("--config.data.eval_split=validation",), "'validation'"),
-    (("--config=configs/none.py",), "none.py"),
-])
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--config.optimiser.peak_lr=1",), "optimiser"),
+        (("--config.optimizer.peak_rl=1",), "peak_rl"),
+        (("--config.training.updates=many",), "--config.training.updates=many"),
+        (("--config.optimizer.peak_lr=-1.0",), "config.optimizer.peak_lr must be at least 0"),
+        (("--config.data.languages=es,xx",), "xx"),
+        (
+            ("--config.data.max_crop_samples=399",),
+            "config.data.max_crop_samples must be at least 400",
+        ),
+        (("--config.data.batch_seconds=2.0", "--config.objective.diversity_groups=64"), "64"),
+        (("--config.training.accumulation=3",), "config.objective.diversity_groups=3"),
+        (("--config.mesh.tensor=3",), "config.mesh"),
+        (("--config.model.heads=5",), "model.heads 5"),
+        (("--config.data.eval_split=validation",), "'validation'"),
+        (("--config=configs/none.py",), "none.py"),
+    ],
+)
 def test_bad_settings_are_one_line(tmp_path, tiny_corpus, flags, words):
     line = runs.fails(tmp_path / "run", tiny_corpus, *flags)
     assert words in line and len(line) < 400, line
     assert not (tmp_path / "run" / "checkpoints").exists(), "nothing is begun before all is checked"
 
 
-@pytest.mark.parametrize("flag", [
-    "--config.model.ffn=128", "--config.model.heads=2", "--config.data.normalize=true",
-    "--config.warm_start.bands=20",
-])
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--config.model.ffn=128",
+        "--config.model.heads=2",
+        "--config.data.normalize=true",
+        "--config.warm_start.bands=20",
+    ],
+)
 def test_a_checkpoint_of_another_model_is_refused_and_kept(finished, tmp_path, tiny_corpus, flag):
     workdir = shutil.copytree(finished, tmp_path / "run")
     line = runs.fails(workdir, tiny_corpus, "--config.warm_start.updates=4", flag)

@@ -63,7 +63,9 @@ def pretrain(config: Config, workdir: Path) -> None:
     first_host = jax.process_index() == 0
     changed = _remember_config(about["config"], workdir) if first_host else []
     logbook = Logbook(workdir, int(state.step), total, active=first_host)
-    logbook.say(f"{config.name}: {parameter_count(state.params) / 1e6:.1f} M parameters in {workdir}")
+    logbook.say(
+        f"{config.name}: {parameter_count(state.params) / 1e6:.1f} M parameters in {workdir}"
+    )
     logbook.say(plan.summary())
     for change in changed:
         logbook.event(int(state.step), f"setting changed since the run began: {change}")
@@ -118,8 +120,8 @@ def refuse_another_model(saved: dict[str, Any], wanted: dict[str, Any], step: in
         if before != now:
             raise CheckpointError(
                 f"the checkpoint of update {step} is of another model: config.{name} is {before} "
-                f"there and {now} in this config; use another --workdir, or the config that the run "
-                "was started with"
+                f"there and {now} in this config; use another --workdir, or the config that the "
+                "run was started with"
             )
 
 
@@ -151,7 +153,11 @@ def frame_geometry(model: Any) -> tuple[int, int]:
 
 
 def _phase(
-    name: str, objective: loop.Objective, settings: optimizer.OptimizerConfig, start: int, updates: int
+    name: str,
+    objective: loop.Objective,
+    settings: optimizer.OptimizerConfig,
+    start: int,
+    updates: int,
 ) -> loop.Phase:
     return loop.Phase(
         name=name,

@@ -61,7 +61,7 @@ def few_gpus(config: ConfigDict, gpus: int) -> ConfigDict:
 
 
 def variant(config: ConfigDict, name: str) -> ConfigDict:
-    """"": as it stands; "paper": what the paper's text says where the code differs; "tiny".
+    """ "": as it stands; "paper": what the paper's text says where the code differs; "tiny".
 
     Raises:
       ValueError: for another name.
@@ -90,7 +90,7 @@ def _paper(config: ConfigDict) -> ConfigDict:
 
 
 def _tiny(config: ConfigDict) -> ConfigDict:
-    """The same flavour and recipe, small enough for a test: 8 updates on the demonstration corpus."""
+    """The same flavour and recipe, small enough for a test: 8 updates on the demonstration data."""
     config.name += "_tiny"
     config.data.path = "corpora/spoken_text_tiny"
     config.corpus.make, config.corpus.hours = "spoken_text", 0.05

@@ -23,7 +23,7 @@ def start(
     """
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or Path.home() / ".cache/xlsr_jax/compiled"
     jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 5.0)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
     jax.config.update("jax_threefry_partitionable", True)
     warnings.filterwarnings("ignore", message=".*[Dd]onat.*not usable.*")
     given = [bool(coordinator), processes > 0, process_id >= 0]

@@ -11,9 +11,15 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, see configs/.", short_name="c")
-_WORKDIR = flags.DEFINE_string("workdir", "", "Where the run lives; runs/<config name> if not given.")
-_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Several hosts that JAX can find (TPU slice).")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file, see configs/.", short_name="c"
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", "", "Where the run lives; runs/<config name> if not given."
+)
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Several hosts that JAX can find (TPU slice)."
+)
 _COORDINATOR = flags.DEFINE_string("coordinator", "", "host:port of process 0, to join by hand.")
 _PROCESSES = flags.DEFINE_integer("processes", 0, "Number of processes, to join by hand.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Number of this process, from 0.")
@@ -30,9 +36,7 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     try:
         settings = config.resolve(_CONFIG.value)
-        runtime.start(
-            _COORDINATOR.value, _PROCESSES.value, _PROCESS_ID.value, _DISTRIBUTED.value
-        )
+        runtime.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS_ID.value, _DISTRIBUTED.value)
         print(runtime.device_report(), file=sys.stderr)
         workdir = Path(_WORKDIR.value or Path("runs") / settings.name)
         experiment.pretrain(settings, workdir)
@@ -58,7 +62,7 @@ def fail(said: str) -> None:
 
 
 def parse_flags(arguments: list[str]) -> list[str]:
-    """Parses the command line; an unknown setting or a missing config file is one line, not a trace."""
+    """Parses the command line; what is wrong with it is one line, not a trace."""
     try:
         rest = flags.FLAGS(arguments)
         if _CONFIG.value is None:

@@ -157,7 +157,8 @@ def test_hours_change_train_alone_and_the_fingerprint_says_all():
     assert len(small.utterances("train")) < len(large.utterances("train"))
     differing = dict(small.fingerprint().items() ^ large.fingerprint().items())
     assert set(differing) == {"hours"}
-    versions = {f"{name} version" for name in ("espeak-ng", "espeakng-loader", "cldr", "babel", "num2words")}
+    software = ("espeak-ng", "espeakng-loader", "cldr", "babel", "num2words")
+    versions = {f"{name} version" for name in software}
     assert versions | {"seed", "languages"} <= set(small.fingerprint())
 
 

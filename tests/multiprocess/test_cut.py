@@ -26,13 +26,17 @@ def one_device(tmp_path_factory, tiny_corpus):
     return workdir
 
 
-@pytest.mark.parametrize(("flags", "devices"), [
-    ((), 8),
-    (("--config.mesh.tensor=2",), 8),
-    (("--config.mesh.replica=2", "--config.mesh.tensor=2"), 8),
-    (("--config.training.accumulation=4",), 1),
-    (("--config.training.accumulation=2", "--config.model.remat=layer"), 4),
-], ids=["fsdp8", "fsdp4xtensor2", "replica2xfsdp2xtensor2", "accumulation4", "both"])
+@pytest.mark.parametrize(
+    ("flags", "devices"),
+    [
+        ((), 8),
+        (("--config.mesh.tensor=2",), 8),
+        (("--config.mesh.replica=2", "--config.mesh.tensor=2"), 8),
+        (("--config.training.accumulation=4",), 1),
+        (("--config.training.accumulation=2", "--config.model.remat=layer"), 4),
+    ],
+    ids=["fsdp8", "fsdp4xtensor2", "replica2xfsdp2xtensor2", "accumulation4", "both"],
+)
 def test_one_device_equals(one_device, tmp_path, tiny_corpus, flags, devices):
     workdir = tmp_path / "run"
     runs.train(workdir, tiny_corpus, *FLAGS, *flags, devices=devices)
@@ -66,10 +70,19 @@ def test_two_processes_train_and_save_together(one_device, tmp_path, tiny_corpus
         address = f"localhost:{probe.getsockname()[1]}"
     processes = [
         subprocess.Popen(
-            runs.command(workdir, tiny_corpus, *FLAGS, f"--coordinator={address}",
-                         "--processes=2", f"--process_id={number}"),
-            env=runs.environment(devices=2), cwd=tmp_path, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True,
+            runs.command(
+                workdir,
+                tiny_corpus,
+                *FLAGS,
+                f"--coordinator={address}",
+                "--processes=2",
+                f"--process_id={number}",
+            ),
+            env=runs.environment(devices=2),
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         for number in range(2)
     ]
@@ -84,5 +97,6 @@ def test_two_processes_train_and_save_together(one_device, tmp_path, tiny_corpus
     runs.assert_same(runs.parameters(one_device), runs.parameters(workdir), TOLERANCE)
     np.testing.assert_allclose(
         list(runs.figures(one_device, "loss", "eval").values()),
-        list(runs.figures(workdir, "loss", "eval").values()), rtol=2e-3,
+        list(runs.figures(workdir, "loss", "eval").values()),
+        rtol=2e-3,
     )

@@ -28,8 +28,11 @@ def straight(tmp_path_factory, tiny_corpus):
 def start_and_stop(workdir, corpus, number: int, at_step: int) -> int:
     """Starts a run, sends a signal once its log has reached a step, returns its exit status."""
     process = subprocess.Popen(
-        runs.command(workdir, corpus, *FLAGS), env=runs.environment(), cwd=workdir.parent,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        runs.command(workdir, corpus, *FLAGS),
+        env=runs.environment(),
+        cwd=workdir.parent,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     log, deadline = workdir / "log.jsonl", time.time() + 300
     while time.time() < deadline and process.poll() is None:

@@ -5,7 +5,8 @@ import math
 from xlsr_jax.objectives.alarms import contrastive_alarms
 
 HEALTHY = {
-    "contrastive_loss": 3.1, "chance_loss": math.log(101), "code_perplexity": 210.0, "code_perplexity/0": 109.0, "code_perplexity/1": 101.0,
+    "contrastive_loss": 3.1, "chance_loss": math.log(101), "code_perplexity": 210.0,
+    "code_perplexity/0": 109.0, "code_perplexity/1": 101.0,
     "distractor_equal": 0.01,
 }  # fmt: skip
 

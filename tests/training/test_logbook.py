@@ -31,8 +31,11 @@ def test_tensorboard_holds_the_same_figures(tmp_path):
 
 
 def test_curves_are_drawn_from_the_log(tmp_path):
-    lines = [{"step": s, "kind": k, "accuracy": 0.1 * s, "chance_accuracy": 0.05}
-             for s in range(3) for k in ("train", "eval")]
+    lines = [
+        {"step": s, "kind": k, "accuracy": 0.1 * s, "chance_accuracy": 0.05}
+        for s in range(3)
+        for k in ("train", "eval")
+    ]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     picture = draw_curves(tmp_path, "a run").read_bytes()
     assert picture.startswith(b"\x89PNG") and len(picture) > 5_000

@@ -5,18 +5,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from xlsr_jax.training.optimizer import OptimizerConfig, learning_rate, linear_schedule, make_optimizer
+from xlsr_jax.training.optimizer import (
+    OptimizerConfig,
+    learning_rate,
+    linear_schedule,
+    make_optimizer,
+)
 
 
-@pytest.mark.parametrize(("count", "rate"), [
-    (0, 5e-4 / 32_000),  # wav2vec 2.0 Base: 32 k of 400 k updates warm up to 5e-4
-    (1, 5e-4 / 32_000),
-    (16_000, 2.5e-4),
-    (32_000, 5e-4),
-    (216_000, 2.5e-4),  # half way down
-    (399_999, 5e-4 / 368_000),
-    (400_000, 0.0),
-])
+@pytest.mark.parametrize(
+    ("count", "rate"),
+    [
+        (0, 5e-4 / 32_000),  # wav2vec 2.0 Base: 32 k of 400 k updates warm up to 5e-4
+        (1, 5e-4 / 32_000),
+        (16_000, 2.5e-4),
+        (32_000, 5e-4),
+        (216_000, 2.5e-4),  # half way down
+        (399_999, 5e-4 / 368_000),
+        (400_000, 0.0),
+    ],
+)
 def test_schedule_of_base(count, rate):
     schedule = linear_schedule(5e-4, 400_000, 0.08)
     np.testing.assert_allclose(schedule(jnp.asarray(count)), rate, rtol=1e-5, atol=1e-12)

@@ -1,4 +1,4 @@
-"""One update: sums divided once, microbatches that change nothing, updates left out when not finite."""
+"""One update: divided once, however it is cut, and left out when it is not finite."""
 
 import functools
 
@@ -71,5 +71,7 @@ def test_the_key_follows_the_step_and_the_phase_its_start():
         with jax.disable_jit():
             state, _ = train_step(spy, optimizer, 1, 1, state, batch, jax.random.key(3))
     assert [step for _, step in seen] == [-1, 0]
-    expected = [jax.random.key_data(jax.random.fold_in(jax.random.key(3), n)).tolist() for n in (0, 1)]
+    expected = [
+        jax.random.key_data(jax.random.fold_in(jax.random.key(3), n)).tolist() for n in (0, 1)
+    ]
     assert [key for key, _ in seen] == expected

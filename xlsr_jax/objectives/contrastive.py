@@ -18,8 +18,8 @@ class Scores(NamedTuple):
       loss: nats.
       correct: frames whose target scores above all their distractors.
       chance_loss: nats of scores that are all alike: log(1 + distractors that were not left out).
-      chance: share of frames that random scores would get right, one score for each code: distractors
-        drawn twice, or of the same codes, are one alternative and not two.
+      chance: share of frames that random scores would get right, one score for each code:
+        distractors drawn twice, or of the same codes, are one alternative and not two.
       equal: distractors that are the target's own codes, and were left out.
       frames: masked frames; 0 in rows with fewer than two, where there is nothing to tell apart.
     """

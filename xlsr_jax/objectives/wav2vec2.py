@@ -39,7 +39,10 @@ class ObjectiveConfig:
     """What is optimised. Defaults are the published Base's (LibriSpeech)."""
 
     mask_prob: float = setting(
-        0.65, "share of frames in spans, overlaps counted twice: the papers' p x mask_length", low=0.0, high=1.0
+        0.65,
+        "share of frames in spans, overlaps counted twice: the papers' p x mask_length",
+        low=0.0,
+        high=1.0,
     )
     mask_length: int = setting(10, "frames of a span", low=1)
     mask_min_spans: int = setting(2, "spans a row gets at least", low=1)
@@ -292,8 +295,9 @@ class Wav2Vec2Objective:
         """Logged scalars of sums that were added over microbatches, devices or batches.
 
         "loss" and "contrastive_loss" are nats per masked frame; "chance_loss" and
-        "chance_accuracy" are what guessing gives (see ``contrastive.Scores``). Perplexities are over
-        all frames summed, in [G, G * V], and in [1, V] for one group. Languages without audio in the sums give NaN.
+        "chance_accuracy" are what guessing gives (see ``contrastive.Scores``). Perplexities are
+        over all frames summed, in [G, G * V], and in [1, V] for one group. Languages without audio
+        in the sums give NaN.
         """
         ratio = {name: jnp.asarray(n) / d for name, (n, d) in sums.items()}
         plain = (

@@ -31,12 +31,16 @@ def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, int, int]:
     """
     sizes = [config.replica, config.fsdp, config.tensor]
     if 0 in sizes or sizes.count(-1) > 1:
-        raise ConfigError(f"config.mesh {dict(zip(AXES, sizes, strict=True))}: sizes are positive, "
-                          "and at most one is -1 (all that are left)")
+        raise ConfigError(
+            f"config.mesh {dict(zip(AXES, sizes, strict=True))}: sizes are positive, "
+            "and at most one is -1 (all that are left)"
+        )
     fixed = math.prod(size for size in sizes if size != -1)
     if devices % fixed or (-1 not in sizes and fixed != devices):
-        raise ConfigError(f"config.mesh {dict(zip(AXES, sizes, strict=True))} does not fit {devices} "
-                          "devices: the product of its axes must be their number; set one axis to -1")
+        raise ConfigError(
+            f"config.mesh {dict(zip(AXES, sizes, strict=True))} does not fit {devices} "
+            "devices: the product of its axes must be their number; set one axis to -1"
+        )
     return tuple(devices // fixed if size == -1 else size for size in sizes)
 
 
@@ -65,8 +69,10 @@ def host_rows(mesh: Mesh) -> tuple[int, int]:
     mine = sorted({index[0].start or 0 for index in places})
     first, count = mine[0], len(mine)
     if mine != list(range(first, first + count)) or parts % count or first % count:
-        raise ConfigError(f"config.mesh {dict(mesh.shape)}: the rows of one process are {mine} of "
-                          f"{parts}, which is no equal part; choose another config.mesh.tensor")
+        raise ConfigError(
+            f"config.mesh {dict(mesh.shape)}: the rows of one process are {mine} of "
+            f"{parts}, which is no equal part; choose another config.mesh.tensor"
+        )
     return first // count, parts // count
 
 

@@ -57,16 +57,21 @@ def spec_for(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
         return P()
     found = matching_rules(path)
     if not found:
-        raise KeyError(f"no sharding rule for parameter {path} {shape}; add a row to parallel/rules.py")
+        raise KeyError(
+            f"no sharding rule for parameter {path} {shape}; add a row to parallel/rules.py"
+        )
     axes = tuple(found[0]) + (None,) * (len(shape) - len(found[0]))
-    return P(*(
-        axis if axis is None or size % mesh.shape[axis] == 0 else None
-        for axis, size in zip(axes, shape, strict=True)
-    ))
+    return P(
+        *(
+            axis if axis is None or size % mesh.shape[axis] == 0 else None
+            for axis, size in zip(axes, shape, strict=True)
+        )
+    )
 
 
 def shardings(abstract: Any, mesh: Mesh) -> Any:
     """NamedSharding for every array of a pytree of shapes (parameters or whole training state)."""
+
     def place(path, leaf):
         return NamedSharding(mesh, spec_for(path_string(path), leaf.shape, mesh))
 

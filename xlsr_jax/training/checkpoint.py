@@ -34,15 +34,17 @@ class Checkpoints:
     def __init__(self, workdir: Path, keep: int = 1, read_only: bool = False) -> None:
         options = ocp.CheckpointManagerOptions(
             best_fn=lambda metrics: -metrics.get(BEST_BY, math.inf),
-            preservation_policy=managers.AnyPreservationPolicy([
-                managers.LatestN(keep),
-                managers.BestN(
-                    get_metric_fn=lambda metrics: metrics.get(BEST_BY, math.inf),
-                    reverse=True,
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
-                ),
-            ]),
+            preservation_policy=managers.AnyPreservationPolicy(
+                [
+                    managers.LatestN(keep),
+                    managers.BestN(
+                        get_metric_fn=lambda metrics: metrics.get(BEST_BY, math.inf),
+                        reverse=True,
+                        n=1,
+                        keep_checkpoints_without_metrics=False,
+                    ),
+                ]
+            ),
             step_prefix=None,
             enable_async_checkpointing=True,
             cleanup_tmp_directories=not read_only,
@@ -139,14 +141,14 @@ class Checkpoints:
             if saved.get(name) != wanted.get(name):
                 raise CheckpointError(
                     f"{self.path(step)} is of another model: {name} is {saved.get(name, 'absent')} "
-                    f"there and {wanted.get(name, 'absent')} in this config; use another --workdir, "
-                    "or the config that the run was started with"
+                    f"there and {wanted.get(name, 'absent')} in this config; use another "
+                    "--workdir, or the config that the run was started with"
                 )
 
     def _unreadable(self, step: int, error: Exception) -> CheckpointError:
         return CheckpointError(
-            f"checkpoint {self.path(step)} cannot be read ({_line(error)}); delete that folder to go "
-            "on from the one before"
+            f"checkpoint {self.path(step)} cannot be read ({_line(error)}); delete that folder "
+            "to go on from the one before"
         )
 
     def _failed(self, error: Exception) -> CheckpointError:
@@ -157,7 +159,9 @@ class Checkpoints:
         )
 
 
-def load_parameters(workdir: Path, step: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+def load_parameters(
+    workdir: Path, step: int | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Parameters of a run as NumPy arrays, and what was saved about it; moments are not read.
 
     Args:
@@ -170,7 +174,9 @@ def load_parameters(workdir: Path, step: int | None = None) -> tuple[dict[str, A
     checkpoints = Checkpoints(workdir, read_only=True)
     step = checkpoints.latest() if step is None else step
     if step is None:
-        raise CheckpointError(f"no checkpoint in {Path(workdir) / FOLDER}; is it a run's --workdir?")
+        raise CheckpointError(
+            f"no checkpoint in {Path(workdir) / FOLDER}; is it a run's --workdir?"
+        )
     about = checkpoints.about(step)
     path = checkpoints.path(step) / "state"
     checkpoints.close()

@@ -34,9 +34,16 @@ class Logbook:
         self._alarmed: set[str] = set()
         self._total = total
         self._terminal = sys.stderr.isatty()  # a file gets a plain line for each log line instead
-        self._bar = tqdm(total=total, initial=start, unit="update", dynamic_ncols=True,
-                         file=sys.stderr, mininterval=0.5, smoothing=0.05,
-                         disable=not self._terminal)
+        self._bar = tqdm(
+            total=total,
+            initial=start,
+            unit="update",
+            dynamic_ncols=True,
+            file=sys.stderr,
+            mininterval=0.5,
+            smoothing=0.05,
+            disable=not self._terminal,
+        )
 
     def metrics(self, step: int, kind: str, figures: Mapping[str, float]) -> None:
         """One line of figures; values that are not finite are left out."""
@@ -128,8 +135,10 @@ class _Events:
 
 
 def _cannot_write(path: Path, error: OSError) -> OSError:
-    return OSError(f"cannot write {path} ({error.strerror or error}); free space and run the same "
-                   "command again: it goes on from the last checkpoint")
+    return OSError(
+        f"cannot write {path} ({error.strerror or error}); free space and run the same "
+        "command again: it goes on from the last checkpoint"
+    )
 
 
 def _rounded(value: float) -> float:
@@ -170,7 +179,10 @@ def draw_curves(workdir: Path, title: str) -> Path:
     rows = max(1, math.ceil(len(panels) / columns))
     figure, axes = plt.subplots(rows, columns, figsize=(4.6 * columns, 3.2 * rows), squeeze=False)
     for axis, (name, unit, key, reference) in zip(axes.flat, panels, strict=False):
-        for kind, style in (("train", {"color": "0.6", "lw": 1}), ("eval", {"color": "C0", "lw": 2})):
+        for kind, style in (
+            ("train", {"color": "0.6", "lw": 1}),
+            ("eval", {"color": "C0", "lw": 2}),
+        ):
             points = [(e["step"], e[key]) for e in entries if e["kind"] == kind and key in e]
             if points:
                 marker = "o" if kind == "eval" else None
@@ -188,7 +200,7 @@ def draw_curves(workdir: Path, title: str) -> Path:
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(fontsize=7, frameon=False)
-    for axis in axes.flat[len(panels):]:
+    for axis in axes.flat[len(panels) :]:
         axis.axis("off")
     figure.suptitle(title, fontsize=12)
     figure.tight_layout()

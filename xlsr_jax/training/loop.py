@@ -49,8 +49,14 @@ class Objective(Protocol):
     def init(self, key: jax.Array) -> Params: ...
 
     def loss(
-        self, params: Params, batch: Mapping[str, jax.Array], key: jax.Array, step: jax.Array,
-        *, train: bool, microbatches: int = 1,
+        self,
+        params: Params,
+        batch: Mapping[str, jax.Array],
+        key: jax.Array,
+        step: jax.Array,
+        *,
+        train: bool,
+        microbatches: int = 1,
     ) -> Sums: ...
 
     def summarize(self, sums: Sums) -> dict[str, jax.Array]: ...
@@ -256,7 +262,12 @@ def _evaluate(
 
 
 def _log(
-    run: Run, programs: _Programs, phase: Phase, step: int, state: TrainState, window: _Window,
+    run: Run,
+    programs: _Programs,
+    phase: Phase,
+    step: int,
+    state: TrainState,
+    window: _Window,
     clock: Clock,
 ) -> None:
     figures = programs.summarize(phase, window.sums) | clock.figures()
@@ -266,12 +277,15 @@ def _log(
     run.logbook.advance(step, _shown(figures))
     skipped = window.skipped()
     if skipped:
-        what = f"{len(skipped)} updates were not finite and left out: {', '.join(map(str, skipped))}"
+        what = (
+            f"{len(skipped)} updates were not finite and left out: {', '.join(map(str, skipped))}"
+        )
         run.logbook.event(step, what, records={str(at): numbers for at, numbers in skipped.items()})
     in_a_row = max(_longest_run(list(skipped)), int(state.skipped_in_a_row))
     if in_a_row >= run.config.max_nonfinite:
         raise TrainingStopped(
-            f"{in_a_row} updates in a row were not finite (the last: {list(skipped)[-3:]}); lower config.optimizer.peak_lr or set config.optimizer.clip_norm, then "
+            f"{in_a_row} updates in a row were not finite (the last: {list(skipped)[-3:]}); lower "
+            "config.optimizer.peak_lr or set config.optimizer.clip_norm, then "
             "run the same command: it goes on from the last checkpoint"
         )
     for name, text in phase.objective.alarms(figures, step - phase.start).items():
@@ -303,5 +317,12 @@ def _shown(figures: Mapping[str, float]) -> dict[str, str]:
 
 
 def _headline(figures: Mapping[str, float]) -> str:
-    shown = ("contrastive_loss", "chance_loss", "accuracy", "chance_accuracy", "code_perplexity", "r2")
+    shown = (
+        "contrastive_loss",
+        "chance_loss",
+        "accuracy",
+        "chance_accuracy",
+        "code_perplexity",
+        "r2",
+    )
     return ", ".join(f"{name} {figures[name]:.4g}" for name in shown if name in figures)

@@ -23,10 +23,10 @@ class OptimizerConfig:
 
 
 def linear_schedule(peak: float, updates: int, warmup_share: float) -> optax.Schedule:
-    """Linear from peak/warmup to peak, then linear towards 0, which would be the update after the last.
+    """Linear from peak/warmup to peak, then linear towards 0, one update after the last.
 
-    wav2vec 2.0 section 4.2, XLSR section 3.2. As the released code counts (``polynomial_decay`` with
-    power 1): update c, from 0, is made at the rate of c updates done, the first at that of one.
+    wav2vec 2.0 section 4.2, XLSR section 3.2. As the released code counts (``polynomial_decay``
+    with power 1): update c, from 0, is made at the rate of c updates done, the first at one's.
     """
     warmup = max(1, round(updates * warmup_share))
 
@@ -40,7 +40,7 @@ def linear_schedule(peak: float, updates: int, warmup_share: float) -> optax.Sch
 
 
 def make_optimizer(config: OptimizerConfig, updates: int) -> optax.GradientTransformation:
-    """AdamW with decay on all parameters, norms and biases included, as the released code has it."""
+    """AdamW with decay on all parameters, norms and biases included, as in the released code."""
     schedule = linear_schedule(config.peak_lr, updates, config.warmup_share)
     adamw = optax.adamw(
         schedule, config.beta1, config.beta2, config.epsilon, weight_decay=config.weight_decay

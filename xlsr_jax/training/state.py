@@ -46,11 +46,13 @@ def initial_state(
 def abstract_state(
     init: Callable[[jax.Array], Params], optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
-    """Shapes, dtypes and shardings: the one description that init, restore and compilation share."""
+    """Shapes, dtypes and shardings: what init, restore and compilation share."""
     shapes = jax.eval_shape(lambda key: initial_state(init, optimizer, key), jax.random.key(0))
     places = rules.shardings(shapes, mesh)
     return jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, places
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        shapes,
+        places,
     )
 
 

@@ -1,7 +1,6 @@
 """One update: microbatches in, sums out, divided once, applied if finite."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +29,7 @@ def train_step(
     cut (fairseq ``trainer.py``: gradients over the global sample size).
 
     Args:
-      loss: (params, microbatch, key, step within the phase) -> sums; ``sums["loss"]`` is trained on.
+      loss: (params, microbatch, key, step within the phase) -> sums; "loss" is trained on.
       accumulation: microbatches; microbatch m holds rows m, m + accumulation, ... so that every
         device cuts its own rows.
       phase_start: the step at which this phase began.
