@@ -56,10 +56,10 @@ def uniform_bits(shape: tuple[int, ...], seeds_B2: jax.Array, site: jax.Array) -
     for axis in reversed(range(1, len(shape))):
         index += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride)
         stride *= shape[axis]
-    # The second seed enters between the rounds: with one seed, two rows would now and then run
-    # through the same sequence a few elements apart.
-    h = (index ^ first) * jnp.uint32(_FIRST)
-    h = ((h ^ (h >> 15)) + second) * jnp.uint32(_SECOND)
+    # One seed alone would let two rows run through the same sequence in another order; the second
+    # gives each row its own stride through the counter.
+    h = ((index * (second | 1)) ^ first) * jnp.uint32(_FIRST)
+    h = (h ^ (h >> 15)) * jnp.uint32(_SECOND)
     return h ^ (h >> 16)
 
 
