@@ -11,6 +11,8 @@ import pytest
 from xlsr_jax.models.feature_encoder import FeatureEncoder, convolution, frame_counts
 from xlsr_jax.models.wav2vec2 import ModelConfig
 
+# Compiling is what takes the time here.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 FRAMES = {1: 0, 399: 0, 400: 1, 719: 1, 720: 2, 16000: 49, 32000: 99, 250000: 781, 320000: 999}
 KERNELS, STRIDES = (10, 3, 3, 2), (5, 2, 2, 2)  # one of each published kind
 DIMS = (6, 5, 4, 7)
@@ -100,7 +102,7 @@ def test_features_against_numpy(norm, bias):
     for shift in (0.0, 3.0) if norm == "group" else (0.0,):
         shifted = np.where(np.arange(1003) < SAMPLES[:, None], waveform + shift, 0)
         shifted = shifted.astype(np.float32)
-        features = jax.jit(encoder(norm, bias).apply)({"params": params}, shifted, SAMPLES)
+        features = jit(encoder(norm, bias).apply)({"params": params}, shifted, SAMPLES)
         expected = reference(params, shifted, SAMPLES, norm, windows, np)
         assert features.shape == expected.shape
         for row, count in enumerate(frame_counts(SAMPLES, KERNELS, STRIDES)):
@@ -112,7 +114,7 @@ def test_features_against_numpy(norm, bias):
 def test_legacy_statistics_include_padding():
     params, waveform = problem("group", False)
     legacy = encoder("group", False, statistics_include_padding=True)
-    features = jax.jit(legacy.apply)({"params": params}, waveform, SAMPLES)
+    features = jit(legacy.apply)({"params": params}, waveform, SAMPLES)
     whole = np.full(3, 1003)
     expected = reference(params, waveform, whole, "group", windows, np)
     np.testing.assert_allclose(features, expected, rtol=2e-4, atol=2e-5)
@@ -130,7 +132,7 @@ def test_gradients_against_the_backend(norm, bias, remat):
 
     ours = lambda p: jnp.sum(g * model.apply({"params": p}, waveform, SAMPLES))  # noqa: E731
     plain = lambda p: jnp.sum(g * reference(p, waveform, SAMPLES, norm, backend, jnp))  # noqa: E731
-    actual, expected = (jax.jit(jax.grad(f))(params) for f in (ours, plain))
+    actual, expected = (jit(jax.grad(f))(params) for f in (ours, plain))
 
     def close(path, a, e):
         atol = 3e-5 * np.abs(e).max()
@@ -149,7 +151,7 @@ def test_convolution_against_the_backend(kernel, stride, channels):
 
     def value_and_gradients(f):
         loss = lambda x, w: jnp.sum(g * f(x, w, stride)[:, :outputs])  # noqa: E731
-        return jax.jit(jax.value_and_grad(loss, (0, 1)))(x, w)
+        return jit(jax.value_and_grad(loss, (0, 1)))(x, w)
 
     actual, expected = value_and_gradients(convolution), value_and_gradients(backend)
     close = lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-4)  # noqa: E731
@@ -158,7 +160,7 @@ def test_convolution_against_the_backend(kernel, stride, channels):
 
 def test_padding_changes_no_valid_frame():
     params, waveform = problem("group", False)
-    apply = jax.jit(encoder("group", False).apply)
+    apply = jit(encoder("group", False).apply)
     padded = apply({"params": params}, waveform, SAMPLES)
     alone = apply({"params": params}, waveform[1:2, :640], SAMPLES[1:2])
     np.testing.assert_allclose(padded[1, : alone.shape[1]], alone[0], rtol=1e-4, atol=1e-5)

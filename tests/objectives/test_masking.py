@@ -12,7 +12,12 @@ from xlsr_jax.objectives import masking
 SPANS = {"prob": 0.65, "span": 10, "min_spans": 2}
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
+# Compiling is what takes the time here.
+@functools.partial(
+    jax.jit,
+    static_argnums=(2, 3, 4, 5),
+    compiler_options={"xla_backend_optimization_level": 0},
+)
 def _draw(keys, valid, length, prob, span, min_spans):
     return masking.span_mask(keys, valid, length, prob=prob, span=span, min_spans=min_spans)
 
