@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -47,18 +48,28 @@ def train(workdir: Path, corpus: Path, *flags: str, devices: int = 1, **kwargs) 
     return done.stderr
 
 
-def fails(workdir: Path, corpus: Path, *flags: str, **kwargs) -> str:
-    """Runs what must fail, and returns the one line it says; a traceback is no line."""
+def fails(workdir: Path, corpus: Path, *flags: str, largest_file: int = 0, **kwargs) -> str:
+    """Runs what must fail, and returns the one line it says; a traceback is no line.
+
+    ``largest_file``, in bytes, makes every longer write fail, as a full disk does; then the storage
+    library's own threads may print before the line.
+    """
+
+    def limit() -> None:
+        if largest_file:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+
     done = subprocess.run(
         command(workdir, corpus, *flags, **kwargs),
         env=environment(),
         cwd=workdir.parent,
         capture_output=True,
         text=True,
+        preexec_fn=limit,
         timeout=300,
     )
     assert done.returncode != 0
-    assert "Traceback" not in done.stderr, done.stderr[-3000:]
+    assert largest_file or "Traceback" not in done.stderr, done.stderr[-3000:]
     return done.stderr.strip().splitlines()[-1]
 
 

@@ -106,6 +106,19 @@ def test_a_checkpoint_of_another_model_is_refused_and_kept(finished, tmp_path, t
     runs.assert_same(runs.parameters(finished), runs.parameters(workdir), tolerance=0)
 
 
+@pytest.mark.parametrize("largest_file", [1_000, 20_000], ids=["log", "checkpoint"])
+def test_a_full_disk_is_told_and_loses_nothing(tmp_path, tiny_corpus, largest_file):
+    workdir = tmp_path / "run"
+    runs.train(workdir, tiny_corpus, "--config.training.updates=2", "--config.training.log_every=1")
+    before = runs.parameters(workdir, 2)
+    more = ("--config.training.updates=4", "--config.training.log_every=1")
+    line = runs.fails(workdir, tiny_corpus, *more, largest_file=largest_file)
+    assert "cannot write" in line and "run the same command again" in line, line
+    runs.assert_same(before, runs.parameters(workdir, 2), tolerance=0)
+    runs.train(workdir, tiny_corpus, *more)
+    assert max(runs.figures(workdir, "contrastive_loss", "eval")) == 4
+
+
 @pytest.mark.parametrize("name", ["_METADATA", "state", "about"])
 def test_a_damaged_checkpoint_is_named(finished, tmp_path, tiny_corpus, name):
     workdir = shutil.copytree(finished, tmp_path / "run")

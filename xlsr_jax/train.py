@@ -33,7 +33,7 @@ def main(_: list[str]) -> None:
     from xlsr_jax.training.checkpoint import CheckpointError
     from xlsr_jax.training.loop import TrainingStopped
 
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.ERROR)
     try:
         settings = config.resolve(_CONFIG.value)
         runtime.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS_ID.value, _DISTRIBUTED.value)
