@@ -66,19 +66,22 @@ def in_frequency(x_BTD: jax.Array, weight_kID: jax.Array, groups: int) -> jax.Ar
     """
     batch, length, width = x_BTD.shape
     kernel, inputs, _ = weight_kID.shape
+    outputs = width // groups
     n = length + kernel // 2
     to_x, to_weight, back = _transforms(n, length, kernel)
     bins = n // 2 + 1
-    split = (groups, inputs)
     x = jnp.einsum("ft,btd->fbd", to_x, x_BTD.astype(jnp.float32))
-    x = x.reshape(2, bins, batch, *split)
-    w = jnp.einsum("fk,kid->fid", to_weight, weight_kID.astype(jnp.float32))
-    w = w.reshape(2, bins, inputs, groups, width // groups)
-    # One product a (bin, group) gives all four of real and imaginary parts.
-    product = jnp.einsum("pfbgi,qfigo->fgpbqo", x, w)
-    real = product[:, :, 0, :, 0] + product[:, :, 1, :, 1]  # x conj(w)
-    imaginary = product[:, :, 1, :, 0] - product[:, :, 0, :, 1]
-    y = jnp.stack([real, imaginary]).reshape(2 * bins, groups, batch, width // groups)
+    x = x.reshape(2, bins, batch, groups, inputs)
+    # Groups before inputs while the weight is still k taps long and not n.
+    w = weight_kID.astype(jnp.float32).reshape(kernel, inputs, groups, outputs)
+    w = jnp.einsum("fk,kgio->fgio", to_weight, jnp.swapaxes(w, 1, 2))
+    w = w.reshape(2, bins, groups, inputs, outputs)
+    # Real and imaginary part of x conj(w); both parts of x go through one product.
+    with_real = jnp.einsum("pfbgi,fgio->fgpbo", x, w[0])
+    with_imaginary = jnp.einsum("pfbgi,fgio->fgpbo", x, w[1])
+    real = with_real[:, :, 0] + with_imaginary[:, :, 1]
+    imaginary = with_real[:, :, 1] - with_imaginary[:, :, 0]
+    y = jnp.stack([real, imaginary]).reshape(2 * bins, groups, batch, outputs)
     y = jnp.einsum("tf,fgbo->btgo", back, y).reshape(batch, length, width)
     return y.astype(x_BTD.dtype)
 
