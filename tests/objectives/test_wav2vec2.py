@@ -337,6 +337,20 @@ def test_every_dropout_of_the_settings_is_drawn_in_training(monkeypatch):
     assert seen[0.11] >= 3 and set(seen) == set(rates) and seen[0.14] == seen[0.15] == 1
 
 
+def test_layerdrop_skips_whole_layers_in_training_only():
+    """With all layers dropped their weights have no say."""
+    model = dataclasses.replace(CALM, layerdrop=1.0)
+    batch, untouched = make_batch(4), params()
+    network = untouched["context_network"]
+    layers = jax.tree.map(lambda x: 2 * x + 0.1, network["layers"])
+    touched = untouched | {"context_network": network | {"layers": layers}}
+    objective = Wav2Vec2Objective(model, CONFIG)
+    for train in (True, False):
+        loss = jit(lambda p, train=train: objective.loss(p, batch, KEY, STEP, train=train)["loss"])
+        change = float(loss(touched)[0] / loss(untouched)[0]) - 1
+        assert (abs(change) < 1e-6) == train
+
+
 def test_figures_by_language():
     """Of microbatches of which not every one holds every language."""
     objective, run, _ = program(languages=("de", "es", "fr"), train=False)
