@@ -151,7 +151,7 @@ class Wav2Vec2Objective:
             draw = lambda key: jax.random.gumbel(key, shape)  # noqa: E731
             gumbel = batch["gumbel"] if "gumbel" in batch else jax.vmap(draw)(purpose(GUMBEL))
             keep = jax.random.bernoulli(
-                jax.random.fold_in(key, _LAYERDROP_KEY), 1 - c.layerdrop, (c.layers,)
+                jax.random.fold_in(key, _LAYERDROP_KEY), 1.0 - c.layerdrop, (c.layers,)
             )
             randomness = Randomness(row_seeds(purpose(DROPOUT)), keep)
         temperature = cfg.gumbel_temperature(step)
