@@ -131,12 +131,14 @@ def _our_update(flags: argparse.Namespace):
     import jax.numpy as jnp
     import numpy as np
 
+    from xlsr_jax import runtime
     from xlsr_jax.models.wav2vec2 import ModelConfig
     from xlsr_jax.objectives.wav2vec2 import ObjectiveConfig, Wav2Vec2Objective
     from xlsr_jax.training.optimizer import OptimizerConfig, make_optimizer
     from xlsr_jax.training.state import TrainState
     from xlsr_jax.training.step import train_step
 
+    runtime.keep_freed_memory()  # as ``runtime.start`` does for a run
     objective = Wav2Vec2Objective(ModelConfig(), ObjectiveConfig())
     settings = OptimizerConfig(
         peak_lr=PEAK_LR,

@@ -1,5 +1,6 @@
-"""The process: hosts joined, compilation cache, threads, and a report of the devices."""
+"""The process: hosts joined, compilation cache, memory, and a report of the devices."""
 
+import ctypes
 import os
 import warnings
 from pathlib import Path
@@ -25,6 +26,7 @@ def start(
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
     jax.config.update("jax_threefry_partitionable", True)
+    keep_freed_memory()
     warnings.filterwarnings("ignore", message=".*[Dd]onat.*not usable.*")
     given = [bool(coordinator), processes > 0, process_id >= 0]
     if all(given):
@@ -33,6 +35,24 @@ def start(
         raise ConfigError("--coordinator, --processes and --process_id go together")
     elif distributed or _on_a_cluster():
         jax.distributed.initialize()
+
+
+def keep_freed_memory() -> bool:
+    """Lets this process keep the memory that an update frees, for the next one; True if it could.
+
+    On a CPU XLA allocates an update's temporary arrays anew each time, GNU libc maps them from the
+    system, and the system clears every page again: half a million page faults and up to a quarter
+    of the time of a Base update. So that freed memory comes from one heap that is never given
+    back. The process grows no larger than its largest update, and does not shrink between them.
+    To be called before JAX starts its threads; does nothing with another libc.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return False
+    # Names and values of malloc.h. Threads' own heaps are too small for arrays, hence one heap.
+    options = {"M_ARENA_MAX": (-8, 1), "M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1)}
+    return all([mallopt(name, value) for name, value in options.values()])
 
 
 def _on_a_cluster() -> bool:
