@@ -137,11 +137,13 @@ def _patches(x_BN, width, stride):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _convolve(x_BTC, kernel_kCD, stride):
-    rows = kernel_kCD.reshape(-1, kernel_kCD.shape[-1])
-    y = 0
-    for block, (begin, end) in _pieces(x_BTC, kernel_kCD.shape, stride):
-        y = y + block @ rows[begin:end]
-    return y
+    return jax.lax.conv_general_dilated(
+        x_BTC,
+        kernel_kCD,
+        window_strides=(stride,),
+        padding=[(0, max(len(kernel_kCD) - stride, 0))],
+        dimension_numbers=("NTC", "TIO", "NTC"),
+    )
 
 
 def _pieces(x_BTC, kernel_shape, stride):
