@@ -48,9 +48,9 @@ def train_step(
 
     gradient = jax.grad(numerator, has_aux=True)
     grads, sums = _accumulate(gradient, state.params, batch, accumulation)
-    count = jnp.maximum(sums["loss"][1], 1.0)
-    grads = jax.tree.map(lambda g: g / count, grads)
-    grad_norm = optax.tree.norm(grads)
+    scale = 1 / jnp.maximum(sums["loss"][1], 1.0)
+    grad_norm = optax.tree.norm(grads) * scale
+    grads = jax.tree.map(lambda g: g * scale, grads)
     finite = jnp.isfinite(grad_norm) & jnp.isfinite(sums["loss"][0])
 
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
