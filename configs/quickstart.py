@@ -1,4 +1,4 @@
-"""A small XLSR on the demonstration corpus: eleven languages, two CPU cores, about ten minutes.
+"""A small XLSR on the demonstration corpus: eleven languages, two CPU cores, about five minutes.
 
     python -m xlsr_jax.train --config=configs/quickstart.py
 

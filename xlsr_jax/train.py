@@ -4,8 +4,10 @@ Any setting can be given as ``--config.group.name=value``. Running the same comm
 from the newest checkpoint of the run.
 """
 
+import logging as standard_logging
 import os
 import sys
+import warnings
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -55,6 +57,9 @@ def fail(said: str) -> None:
     """Says one line and ends the process, without waiting for the other hosts of the run."""
     import jax
 
+    # Last words are ours: libraries warn of their own unfinished work while the process ends.
+    warnings.simplefilter("ignore")
+    standard_logging.disable()
     print(said, file=sys.stderr, flush=True)
     if jax.process_count() > 1:
         os._exit(1)  # a clean exit would wait for hosts that wait for this one
