@@ -111,10 +111,13 @@ class Wav2Vec2(nn.Module):
       config: settings.
       constrain: called as ``constrain(x, axis, ...)`` at a handful of activations with one
         logical name or None an axis: "batch" rows, "heads" attention heads, "ffn" ffn width.
+      pretraining: whether there are a quantizer and the two projections of the contrastive task;
+        without them only ``encode``, ``normalise``, ``contextualise`` and ``read`` can be called.
     """
 
     config: ModelConfig
     constrain: layers.Constrain = layers.unconstrained
+    pretraining: bool = True
 
     def setup(self):
         c = self.config
@@ -152,6 +155,8 @@ class Wav2Vec2(nn.Module):
             remat=c.remat,
             constrain=self.constrain,
         )
+        if not self.pretraining:
+            return
         self.quantizer = Quantizer(groups=c.groups, codewords=c.codewords, dim=c.code_dim)
         self.quantized_projection = self.param(
             "quantized_projection", layers.init_linear, c.code_dim, c.final_dim
@@ -194,6 +199,28 @@ class Wav2Vec2(nn.Module):
         if channel_mask_BD is not None:
             x = jnp.where(channel_mask_BD[:, None, :], 0, x)
         return self.context_network(x, frames_B, randomness)
+
+    def read(
+        self,
+        waveform_BN: jax.Array,
+        samples_B: jax.Array,
+        mask_BT: jax.Array | None = None,
+        channel_mask_BD: jax.Array | None = None,
+        randomness: Randomness | None = None,
+        grad_scale: float | None = None,
+        layer: int = -1,
+    ) -> jax.Array:
+        """[B, T, D]: what a classifier reads, the contexts or another layer's output.
+
+        ``layer`` -1 is the context network's output, n the input of layer n (0: of the
+        Transformer); the others as in ``encode`` and ``contextualise``.
+        """
+        normalised = self.normalise(self.encode(waveform_BN, samples_B, grad_scale))
+        frames_B = self.config.frames(samples_B)
+        last, hidden = self.contextualise(
+            normalised, frames_B, mask_BT, channel_mask_BD, randomness
+        )
+        return last if layer < 0 else hidden[layer]
 
     def quantize(self, features_BMC, gumbel_BMGV=None, temperature=1.0) -> Quantized:
         """Codes and codewords of normalised features."""
