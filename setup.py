@@ -19,6 +19,7 @@ REQUIRED = [
     "numpy>=2.0",
     "optax>=0.2.6",
     "orbax-checkpoint>=0.11.30",
+    "phonemizer>=3.4,<4",
     "scipy>=1.13",
     "soundfile>=0.13",
     "soxr>=1.0",
