@@ -11,6 +11,7 @@ REQUIRED = [
     "flax>=0.12",
     "grain>=0.2.14",
     "jax>=0.10,<0.12",
+    "jiwer>=4.0",
     "librosa>=0.11",
     "matplotlib>=3.9",
     "ml-collections>=1.1",
@@ -26,7 +27,8 @@ REQUIRED = [
     "tensorboardX>=2.6.4",
     "tqdm>=4.66",
 ]
-TEST = ["pytest>=8", "hypothesis>=6.100"]
+LM = ["flashlight-text>=0.0.7"]
+TEST = ["pytest>=8", "hypothesis>=6.100", *LM]
 REFERENCE = ["torch>=2.6", "transformers>=5,<6"]
 
 setup(
@@ -37,5 +39,5 @@ setup(
     packages=find_packages(include=["xlsr_jax", "xlsr_jax.*"]),
     python_requires=">=3.11",
     install_requires=REQUIRED,
-    extras_require={"test": TEST, "reference": REFERENCE},
+    extras_require={"lm": LM, "test": TEST, "reference": REFERENCE},
 )

@@ -26,16 +26,7 @@ def get_config(variant: str = ""):
     data.max_crop_samples, data.min_samples, data.buckets = 51_280, 24_080, 2
     data.eval_seconds = 20.0
 
-    model = config.model
-    model.conv_dims = (32, 48, 64, 96, 128, 128, 128)
-    model.gelu = "tanh"
-    model.layers, model.dim, model.heads, model.ffn = 3, 192, 4, 768
-    model.position_kernel, model.position_groups = 64, 8
-    model.codewords, model.code_dim, model.final_dim = 40, 128, 128
-    model.dropout = model.attention_dropout = 0.0
-    model.dropout_input = model.dropout_features = 0.0
-    model.remat = "none"
-
+    presets.quickstart_model(config)
     config.objective.mask_length = 5
     config.objective.diversity_groups = 1
     config.objective.alarm_patience = 500

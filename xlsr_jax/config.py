@@ -14,6 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from xlsr_jax import schema
+from xlsr_jax.data.labels import LabelsConfig
 from xlsr_jax.data.pipeline import DataConfig
 from xlsr_jax.parallel.mesh import MeshConfig
 from xlsr_jax.schema import ConfigError, setting
@@ -42,13 +43,19 @@ class WarmStartConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A whole run. ``model`` and ``objective`` are the settings classes of ``method``."""
+    """A whole run. ``model`` and ``objective`` are the settings classes of ``method``.
+
+    Attributes:
+      init_from: folder of a run whose parameters this one begins with; "" begins at random.
+    """
 
     name: str
     method: str
     seed: int
+    init_from: str
     data: DataConfig
     corpus: CorpusConfig
+    labels: LabelsConfig
     model: Any
     objective: Any
     warm_start: WarmStartConfig
@@ -60,6 +67,7 @@ class Config:
 GROUPS = {
     "data": DataConfig,
     "corpus": CorpusConfig,
+    "labels": LabelsConfig,
     "warm_start": WarmStartConfig,
     "optimizer": OptimizerConfig,
     "mesh": MeshConfig,
@@ -73,6 +81,7 @@ def default(name: str, method: str = "wav2vec2") -> ConfigDict:
     config.name = name
     config.method = method
     config.seed = 0
+    config.init_from = ""
     for group, cls in _groups(method).items():
         config[group] = schema.to_config_dict(cls())
     return config.lock()
@@ -86,7 +95,7 @@ def method_module(method: str) -> ModuleType:
             return module
     except ModuleNotFoundError:
         pass
-    raise ConfigError(f"config.method: there is no method {method!r}; there is wav2vec2")
+    raise ConfigError(f"config.method: there is no method {method!r}; there are wav2vec2, finetune")
 
 
 def resolve(values: ConfigDict | Mapping[str, Any]) -> Config:
@@ -95,7 +104,7 @@ def resolve(values: ConfigDict | Mapping[str, Any]) -> Config:
     Raises:
       ConfigError: one line that names the setting and the mend.
     """
-    scalars = {"name": str, "method": str, "seed": int}
+    scalars = {"name": str, "method": str, "seed": int, "init_from": str}
     for name, kind in scalars.items():
         if not isinstance(values.get(name), kind):
             raise ConfigError(f"config.{name} must be {kind.__name__}; got {values.get(name)!r}")
@@ -115,6 +124,14 @@ def resolve(values: ConfigDict | Mapping[str, Any]) -> Config:
 def to_dict(config: Config) -> dict[str, Any]:
     """Plain nested dict for checkpoints and ``config.json``; ``resolve`` reads it back."""
     return dataclasses.asdict(config)
+
+
+def from_saved(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``to_dict`` gave, also by a version with fewer settings: the missing take defaults."""
+    whole = default(values["name"], values["method"]).to_dict()
+    for name, value in values.items():
+        whole[name] = whole[name] | value if isinstance(value, Mapping) else value
+    return whole
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "config") -> list[str]:

@@ -1,72 +1,114 @@
 """The one joint: a validated config becomes data, objective, optimizer and mesh."""
 
+import dataclasses
 import json
 import math
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from xlsr_jax import config as configuration
 from xlsr_jax.config import Config
 from xlsr_jax.data import pipeline
 from xlsr_jax.data.records import write_atomically
-from xlsr_jax.models.feature_encoder import receptive_field
+from xlsr_jax.inputs import open_inputs
 from xlsr_jax.objectives.log_mel import LogMelObjective
 from xlsr_jax.parallel import mesh as meshes
 from xlsr_jax.schema import ConfigError
+from xlsr_jax.text.vocabulary import Vocabulary
 from xlsr_jax.training import loop, optimizer
-from xlsr_jax.training.checkpoint import CheckpointError, Checkpoints
+from xlsr_jax.training.checkpoint import CHOICE, CheckpointError, Checkpoints, load_parameters
 from xlsr_jax.training.logbook import Logbook, draw_curves
-from xlsr_jax.training.state import abstract_state, materialize, parameter_count
+from xlsr_jax.training.state import TrainState, abstract_state, materialize, parameter_count
 
 CONFIG = "config.json"
+LEFT_OUT = "left_out.jsonl"
 
 
-def pretrain(config: Config, workdir: Path) -> None:
+def train(config: Config, workdir: Path) -> None:
     """Trains ``config`` in ``workdir``, going on from the newest checkpoint there.
+
+    With several peak rates to choose from, each is a run of its own below ``workdir``.
 
     Raises:
       ConfigError, CorpusError, CheckpointError, TrainingStopped: each a line that says the mend.
     """
+    if config.optimizer.peak_lr_choices:
+        choose_rate(config, workdir)
+    else:
+        _train(config, workdir)
+
+
+def choose_rate(config: Config, workdir: Path) -> None:
+    """One run a rate of ``optimizer.peak_lr_choices``; the best held-out figure is kept.
+
+    XLSR section 3.2 chooses the fine-tuning rate so. ``choice.json`` tells the figures, and is what
+    evaluation, transcription and ``init_from`` follow. Started again, runs that ended stay ended.
+    """
+    figures = {}
+    for rate in config.optimizer.peak_lr_choices:
+        name = f"lr_{rate:g}"
+        settings = dataclasses.replace(config.optimizer, peak_lr=rate, peak_lr_choices=())
+        _train(dataclasses.replace(config, optimizer=settings), workdir / name)
+        best_by = configuration.method_module(config.method).BEST_BY
+        checkpoints = Checkpoints(workdir / name, best_by=best_by, read_only=True)
+        figures[name] = checkpoints.figures(checkpoints.best()).get(best_by, math.inf)
+        checkpoints.close()
+    kept = min(figures, key=figures.get)
+    if jax.process_index() == 0:
+        document = {"kept": kept, "held out": figures}
+        write_atomically(workdir / CHOICE, json.dumps(document, indent=1).encode())
+        print(f"{workdir}: kept {kept}; held out {figures}", file=sys.stderr)
+
+
+def _train(config: Config, workdir: Path) -> None:
     mesh = meshes.make_mesh(config.mesh)
     jax.set_mesh(mesh)
     multiple = row_multiple(config, mesh)
     host, hosts = meshes.host_rows(mesh)
-    prepare_corpus(config)
-    window, hop = frame_geometry(config.model)
-    plan = pipeline.plan_training(config.data, multiple, window=window, hop=hop)
-    eval_plan = pipeline.plan_evaluation(
-        config.data,
-        meshes.data_parallel(mesh),
-        batch_seconds=config.data.batch_seconds / config.training.accumulation,
-        window=window,
-        hop=hop,
-    )
-    phases = make_phases(config, plan.languages)
+    inputs = open_inputs(config, multiple, meshes.data_parallel(mesh))
+    plan, eval_plan, vocabulary = inputs.plan, inputs.eval_plan, inputs.vocabulary
+    phases = make_phases(config, plan.languages, vocabulary)
     about = {"config": configuration.to_dict(config), "languages": list(plan.languages)}
+    if vocabulary is not None:
+        about["vocabulary"] = vocabulary.to_dict()
 
     workdir.mkdir(parents=True, exist_ok=True)
-    checkpoints = Checkpoints(workdir, config.training.keep)
+    checkpoints = Checkpoints(workdir, config.training.keep, phases[-1].objective.best_by)
     init_key, key, eval_key = jax.random.split(jax.random.key(config.seed), 3)
     init = phases[0].objective.init
     abstract = abstract_state(init, phases[0].optimizer, mesh)
     newest = checkpoints.latest()
+    notes = list(inputs.notes)
     if newest is None:
         state = materialize(init, phases[0].optimizer, init_key, abstract)
+        if config.init_from:
+            state, told = begin_from(config, state)
+            notes += told
     else:
-        refuse_another_model(checkpoints.about(newest)["config"], about["config"], newest)
+        saved = checkpoints.about(newest)
+        refuse_another_model(saved["config"], about["config"], newest)
+        refuse_another_vocabulary(saved.get("vocabulary"), about.get("vocabulary"), newest)
         state = checkpoints.restore(newest, abstract)
 
     total = phases[-1].start + phases[-1].updates
     first_host = jax.process_index() == 0
     changed = _remember_config(about["config"], workdir) if first_host else []
+    if first_host and inputs.left_out:
+        lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in inputs.left_out)
+        write_atomically(workdir / LEFT_OUT, lines.encode())
+        notes.append(f"{len(inputs.left_out)} utterances left out are listed in {LEFT_OUT}")
     logbook = Logbook(workdir, int(state.step), total, active=first_host)
     logbook.say(
         f"{config.name}: {parameter_count(state.params) / 1e6:.1f} M parameters in {workdir}"
     )
-    logbook.say(plan.summary())
+    for note in notes:
+        logbook.say(note)
     for change in changed:
         logbook.event(int(state.step), f"setting changed since the run began: {change}")
     if newest is not None:
@@ -125,14 +167,91 @@ def refuse_another_model(saved: dict[str, Any], wanted: dict[str, Any], step: in
             )
 
 
-def make_objective(config: Config, languages: tuple[str, ...]) -> loop.Objective:
-    """The objective of the config's method."""
+def refuse_another_vocabulary(
+    saved: dict[str, Any] | None, wanted: dict[str, Any] | None, step: int
+) -> None:
+    """Raises ``CheckpointError`` where the labels of today are not those of the checkpoint."""
+    if saved == wanted:
+        return
+    before, now = (set(v["symbols"]) if v else set() for v in (saved, wanted))
+    lost, new = (" ".join(sorted(x)[:8]) or "none" for x in (before - now, now - before))
+    raise CheckpointError(
+        f"the checkpoint of update {step} has another vocabulary: {len(before)} symbols there and "
+        f"{len(now)} now (only there: {lost}; only now: {new}); use another --workdir, or the "
+        "labels that the run was started with"
+    )
+
+
+# Of a model, what only pretraining has; a fine-tuned one may differ in it from what it came from.
+PRETRAINING_ONLY = {"groups", "codewords", "code_dim", "final_dim"}
+
+
+def begin_from(config: Config, state: TrainState) -> tuple[TrainState, list[str]]:
+    """``state`` with the parameters that the run ``config.init_from`` has, and what was done.
+
+    Raises:
+      CheckpointError: no such run, or another model or normalisation.
+    """
+    loaded, about = load_parameters(Path(config.init_from))
+    saved = configuration.from_saved(about["config"])
+    wanted = json.loads(json.dumps(configuration.to_dict(config)))
+    ignored = CHANGEABLE | (PRETRAINING_ONLY if config.method == "finetune" else set())
+    for name, value in wanted["model"].items():
+        before = json.loads(json.dumps(saved["model"][name]))
+        if name not in ignored and before != value:
+            raise CheckpointError(
+                f"{config.init_from} is of another model: config.model.{name} is {before} there "
+                f"and {value} in this config; set config.model.{name} as it is there"
+            )
+    if saved["data"]["normalize"] != config.data.normalize:
+        raise CheckpointError(
+            f"{config.init_from} was trained with config.data.normalize="
+            f"{saved['data']['normalize']}; set it so"
+        )
+    taken, fresh = [], []
+    params = dict(state.params)
+    for name, ours in params.items():
+        theirs = loaded.get(name)
+        if theirs is None or jax.tree.map(jnp.shape, theirs) != jax.tree.map(jnp.shape, ours):
+            fresh.append(name)
+            continue
+        place = lambda value, leaf: jax.device_put(np.asarray(value, leaf.dtype), leaf.sharding)  # noqa: E731
+        params[name] = jax.tree.map(place, theirs, ours)
+        taken.append(name)
+    unused = sorted(set(loaded) - set(taken))
+    step = about["step"]
+    told = [
+        f"begun from update {step} of {config.init_from}: {', '.join(taken)}",
+        f"new: {', '.join(fresh) or 'nothing'}; not used: {', '.join(unused) or 'nothing'}",
+    ]
+    return state.replace(params=params), told
+
+
+def make_objective(
+    config: Config,
+    languages: tuple[str, ...],
+    vocabulary: Vocabulary | None = None,
+    **settings: Any,
+) -> loop.Objective:
+    """The objective of the config's method; ``settings`` are the method's own."""
     module = configuration.method_module(config.method)
-    return module.make_objective(config.model, config.objective, languages, meshes.constrain)
+    if vocabulary is not None:
+        settings["classes"] = len(vocabulary.symbols)
+    return module.make_objective(
+        config.model, config.objective, languages, meshes.constrain, **settings
+    )
 
 
-def make_phases(config: Config, languages: tuple[str, ...]) -> list[loop.Phase]:
-    """The warm start, where there is one, and the main phase, over one tree of parameters."""
+def make_phases(
+    config: Config, languages: tuple[str, ...], vocabulary: Vocabulary | None = None
+) -> list[loop.Phase]:
+    """The phases of a run, over one tree of parameters.
+
+    Pretraining may have a warm start before it. Fine-tuning may begin with the output layer alone;
+    those updates are part of ``training.updates`` and of the schedule.
+    """
+    if config.method == "finetune":
+        return _finetuning_phases(config, languages, vocabulary)
     main = make_objective(config, languages)
     phases = []
     warm = config.warm_start
@@ -147,9 +266,37 @@ def make_phases(config: Config, languages: tuple[str, ...]) -> list[loop.Phase]:
     return phases
 
 
-def frame_geometry(model: Any) -> tuple[int, int]:
-    """(samples that a frame sees, samples between frames) of a model with convolution settings."""
-    return receptive_field(model.conv_kernels, model.conv_strides)
+def _finetuning_phases(
+    config: Config, languages: tuple[str, ...], vocabulary: Vocabulary | None
+) -> list[loop.Phase]:
+    if config.warm_start.updates:
+        raise ConfigError("config.warm_start.updates is of pretraining; set it to 0 to fine-tune")
+    total = config.training.updates
+    alone = min(config.objective.freeze_updates, total)
+    if config.objective.frozen == "model":
+        alone = 0  # the output layer is alone all along
+    main = make_objective(config, languages, vocabulary)
+    trunk = tuple(jax.eval_shape(main.init, jax.random.key(0)).keys() - {"output"})
+    still = {"nothing": (), "encoder": ("feature_encoder",), "model": trunk}
+    parts = []
+    if alone:
+        only = make_objective(config, languages, vocabulary, frozen="model")
+        parts.append(("output_layer", only, 0, alone, trunk))
+    if alone < total:
+        parts.append(("finetune", main, alone, total - alone, still[config.objective.frozen]))
+    return [
+        loop.Phase(
+            name=name,
+            objective=objective,
+            optimizer=optimizer.make_optimizer(config.optimizer, total, start, frozen),
+            learning_rate=partial(
+                optimizer.learning_rate, config.optimizer, total, offset=start
+            ),
+            start=start,
+            updates=updates,
+        )
+        for name, objective, start, updates, frozen in parts
+    ]
 
 
 def _phase(
@@ -184,16 +331,6 @@ def row_multiple(config: Config, mesh: jax.sharding.Mesh) -> int:
         )
     devices = meshes.data_parallel(mesh) * accumulation
     return math.lcm(devices, groups)
-
-
-def prepare_corpus(config: Config) -> None:
-    """Makes the config's own corpus on first use, or checks that it is the one asked for."""
-    if not config.corpus.make:
-        return
-    from xlsr_jax.data.corpora.spoken_text import SpokenText
-    from xlsr_jax.data.prepare import ensure
-
-    ensure(SpokenText(hours=config.corpus.hours, seed=config.corpus.seed), config.data.path)
 
 
 def _remember_config(config: dict[str, Any], workdir: Path) -> list[str]:

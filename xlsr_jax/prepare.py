@@ -95,6 +95,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--hours", type=float, default=2.0, help="of training audio in all; default %(default)s")
     add("--seed", type=int, default=0)
     add("--languages", nargs="+", metavar="LANGUAGE", help="default all eleven")
+    add("--valid-utterances", type=int, default=25, help="per language; default %(default)s")
+    add("--test-utterances", type=int, default=25, help="per language; default %(default)s")
 
     check = commands.add_parser("check", help="compare every shard with its checksum")
     check.add_argument("--output", required=True, help="corpus directory")
@@ -123,7 +125,13 @@ def _spoken_text(options: argparse.Namespace) -> Corpus:
     from xlsr_jax.data.corpora.spoken_text import SpokenText
 
     languages = {"languages": tuple(options.languages)} if options.languages else {}
-    return SpokenText(hours=options.hours, seed=options.seed, **languages)
+    return SpokenText(
+        hours=options.hours,
+        seed=options.seed,
+        valid_utterances=options.valid_utterances,
+        test_utterances=options.test_utterances,
+        **languages,
+    )
 
 
 if __name__ == "__main__":

@@ -60,6 +60,52 @@ def few_gpus(config: ConfigDict, gpus: int) -> ConfigDict:
     return config
 
 
+def finetune(name: str, flavour: str) -> ConfigDict:
+    """Fine-tuning as released, for a "base" or "large" model: an hour of labels.
+
+    W2V section 4.3 and Table 6, ``examples/wav2vec/config/finetuning/{base_1h,vox_1h}.yaml``.
+    """
+    config = configuration.default(name, "finetune")
+    pretrained = {"base": base, "large": large}[flavour](name)
+    config.model.update(pretrained.model)
+    config.data.normalize = pretrained.data.normalize
+    config.data.alpha = 1.0  # XLSR section 3.2: labels of all languages pooled as they are
+    config.data.min_samples, config.data.max_crop_samples = 400, 1_280_000
+    config.data.eval_seconds = 0.0
+    model, objective = config.model, config.objective
+    model.dropout = model.attention_dropout = model.dropout_input = 0.0
+    model.activation_dropout, model.layerdrop = 0.1, 0.1
+    model.feature_grad_scale = 0.0
+    settings = config.optimizer
+    settings.epsilon, settings.weight_decay = 1e-8, 0.0
+    settings.schedule, settings.warmup_share, settings.hold_share = "tri_stage", 0.1, 0.4
+    training = config.training
+    training.updates = 13_000
+    training.eval_every = training.save_every = 1_000
+    if flavour == "large":
+        objective.mask_prob = 0.75
+        settings.peak_lr = 3e-4
+        config.data.batch_seconds = 1_600.0  # 4 GPUs x 5 x 1.28 M samples
+    else:
+        settings.peak_lr = 5e-5
+        config.data.batch_seconds = 1_600.0  # 2 GPUs x 4 x 3.2 M samples
+    return config
+
+
+def quickstart_model(config: ConfigDict) -> ConfigDict:
+    """The quickstart's network: the Large's flavour at 1.9 M parameters, no dropout."""
+    model = config.model
+    model.conv_dims = (32, 48, 64, 96, 128, 128, 128)
+    model.gelu = "tanh"
+    model.layers, model.dim, model.heads, model.ffn = 3, 192, 4, 768
+    model.position_kernel, model.position_groups = 64, 8
+    model.codewords, model.code_dim, model.final_dim = 40, 128, 128
+    model.dropout = model.attention_dropout = model.activation_dropout = 0.0
+    model.dropout_input = model.dropout_features = model.layerdrop = 0.0
+    model.remat = "none"
+    return config
+
+
 def variant(config: ConfigDict, name: str) -> ConfigDict:
     """ "": as it stands; "paper": what the paper's text says where the code differs; "tiny".
 
@@ -76,6 +122,9 @@ def variant(config: ConfigDict, name: str) -> ConfigDict:
 
 
 def _paper(config: ConfigDict) -> ConfigDict:
+    if config.method == "finetune":
+        config.optimizer.schedule, config.optimizer.final_scale = "tri_stage_linear", 0.0
+        return config
     config.objective.diversity = "entropy"
     config.objective.feature_penalty_weight = 10.0  # XLSR section 2.1; W2V: for LibriSpeech only
     if config.model.encoder_norm == "group":
@@ -98,8 +147,13 @@ def _tiny(config: ConfigDict) -> ConfigDict:
     config.data.batch_seconds, config.data.max_crop_samples = 16.0, 32_000
     config.data.min_samples, config.data.eval_seconds = 8_000, 4.0
     config.data.buckets = 2
-    config.objective.diversity_groups = 2
-    config.objective.distractors = 10
+    if config.method == "finetune":
+        config.data.batch_seconds, config.data.max_crop_samples = 48.0, 400_000
+        config.data.min_samples, config.data.label_seconds = 400, 20.0
+        config.objective.freeze_updates = min(4, config.objective.freeze_updates)
+    else:
+        config.objective.diversity_groups = 2
+        config.objective.distractors = 10
     model = config.model
     model.conv_dims = (32,) * 7
     model.layers, model.dim, model.heads, model.ffn = 2, 32, 4, 64

@@ -1,7 +1,8 @@
-"""Pretrains a model: ``python -m xlsr_jax.train --config=configs/quickstart.py [--workdir=DIR]``.
+"""Pretrains or fine-tunes a model: ``python -m xlsr_jax.train --config=configs/quickstart.py``.
 
-Any setting can be given as ``--config.group.name=value``. Running the same command again goes on
-from the newest checkpoint of the run.
+``--workdir=DIR`` says where the run lives. Any setting can be given as
+``--config.group.name=value``. Running the same command again goes on from the newest checkpoint of
+the run.
 """
 
 import logging as standard_logging
@@ -41,7 +42,7 @@ def main(_: list[str]) -> None:
         runtime.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS_ID.value, _DISTRIBUTED.value)
         print(runtime.device_report(), file=sys.stderr)
         workdir = Path(_WORKDIR.value or Path("runs") / settings.name)
-        experiment.pretrain(settings, workdir)
+        experiment.train(settings, workdir)
     except KeyboardInterrupt:
         fail("stopped at once; the same command goes on from the newest checkpoint")
     except (ConfigError, CorpusError, CheckpointError, TrainingStopped, OSError) as error:

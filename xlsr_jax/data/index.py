@@ -32,6 +32,9 @@ class DataConfig:
     eval_seconds: float = setting(
         600.0, "held-out audio per language, seconds; 0 for all there is", low=0
     )
+    label_seconds: float = setting(
+        0.0, "labelled audio per language to fine-tune on, seconds; 0 for all there is", low=0
+    )
     workers: int = setting(0, "processes that read audio; 0 reads in threads of this one", low=0)
     threads: int = setting(2, "threads that read, in each process; one batch each", low=1)
     prefetch: int = setting(2, "batches read ahead, in each process", low=1)

@@ -60,10 +60,10 @@ def cell_shares(shares: np.ndarray, cell_samples: np.ndarray) -> np.ndarray:
     Args:
       shares: [languages] p_l.
       cell_samples: [buckets, languages] samples that one pass over the cell consumes, after
-        cropping; each language has some in at least one bucket.
+        cropping; each language with a share has some in at least one bucket.
 
     Returns:
       [buckets, languages] float64, summing to 1.
     """
     cells = np.asarray(cell_samples, np.float64)
-    return shares * cells / cells.sum(axis=0)
+    return shares * cells / np.maximum(cells.sum(axis=0), 1)

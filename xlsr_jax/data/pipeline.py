@@ -24,6 +24,7 @@ import numpy as np
 
 from xlsr_jax.data import audio, records
 from xlsr_jax.data.index import DataConfig, Index
+from xlsr_jax.data.labelled import LabelledEvalPlan, LabelledPlan
 from xlsr_jax.data.plan import EvalPlan, TrainPlan, plan_evaluation, plan_training
 from xlsr_jax.data.records import CorpusError, Record
 from xlsr_jax.schema import ConfigError
@@ -40,6 +41,11 @@ Batch = dict[str, np.ndarray]
     row       [b] int32       number of the row in the global batch; held out, of the record
     record    [b] int32       record number in the split, -1 for none
     weight    [b] float32     1, or 0 for a row that only fills the batch
+
+and of a labelled plan, whose utterances are whole:
+
+    labels    [b, L] int32    zero beyond ``label_count``
+    label_count [b] int32
 """
 
 _SHUFFLE, _CROP = 1, 2  # purposes of randomness, so that no two share a seed
@@ -65,7 +71,11 @@ def train_batches(
       CorpusError: a shard that is missing, truncated or damaged; also from the iterator.
     """
     config = plan.config
-    read = partial(_read_crops, Reader(plan.index), plan, seed, host, hosts)
+    reader = Reader(plan.index)
+    if isinstance(plan, LabelledPlan):
+        read = partial(_read_whole, reader, plan, host)
+    else:
+        read = partial(_read_crops, reader, plan, seed, host, hosts)
     steps = schedule(plan, seed, host=host, hosts=hosts).map_with_index(read)
     return _iterate(steps[start_step:], config.threads, config.prefetch, config.workers)
 
@@ -142,7 +152,17 @@ def _read_crops(
         waveform = reader.waveform(number, plan.config.normalize)
         start = audio.crop_start(len(waveform), length, offsets[first + row])
         batch["waveform"][row] = waveform[start : start + length]
-    return _labelled(batch, reader.index, numbers, length)
+    return _described(batch, reader.index, numbers, length)
+
+
+def _read_whole(
+    reader: "Reader", plan: LabelledPlan, host: int, _: int, drawn: tuple[int, np.ndarray]
+) -> Batch:
+    """Opens the rows of one host at one step, with their labels."""
+    bucket, numbers = drawn
+    batch = _empty_batch(len(numbers), plan.lengths[bucket], host * len(numbers))
+    samples = _fill(batch, reader, plan.config, numbers)
+    return _labelled(_described(batch, reader.index, numbers, samples), plan, numbers)
 
 
 def eval_batches(plan: EvalPlan, *, host: int = 0, hosts: int = 1) -> Iterator[Batch]:
@@ -167,17 +187,27 @@ def _read_padded(
     part = len(numbers) // hosts
     numbers = numbers[host * part :][:part]
     batch = _empty_batch(part, length, host * part)
-    samples = np.zeros(part, np.int32)
-    for row in np.flatnonzero(numbers >= 0):
-        waveform = reader.waveform(numbers[row], plan.config.normalize)
-        samples[row] = min(len(waveform), plan.config.max_crop_samples)
-        start = audio.crop_start(len(waveform), samples[row], 0.5)
-        batch["waveform"][row, : samples[row]] = waveform[start : start + samples[row]]
-        batch["waveform"][row, samples[row] :] = 0
-    batch["waveform"][numbers < 0] = 0
+    samples = _fill(batch, reader, plan.config, numbers)
     # What is drawn for a row follows its number: here the utterance's own, however batches are cut.
     batch["row"] = np.maximum(numbers, 0).astype(np.int32)
-    return _labelled(batch, reader.index, numbers, samples)
+    batch = _described(batch, reader.index, numbers, samples)
+    return _labelled(batch, plan, numbers) if isinstance(plan, LabelledEvalPlan) else batch
+
+
+def _fill(batch: Batch, reader: "Reader", config: DataConfig, numbers: np.ndarray) -> np.ndarray:
+    """Puts utterances into rows, zero-padded, or the centre of those that are too long.
+
+    Returns how many samples of each row are valid, [b] int32.
+    """
+    samples = np.zeros(len(numbers), np.int32)
+    for row, number in enumerate(numbers):
+        batch["waveform"][row] = 0
+        if number >= 0:
+            waveform = reader.waveform(number, config.normalize)
+            samples[row] = min(len(waveform), config.max_crop_samples)
+            start = audio.crop_start(len(waveform), samples[row], 0.5)
+            batch["waveform"][row, : samples[row]] = waveform[start : start + samples[row]]
+    return samples
 
 
 def _empty_batch(rows: int, length: int, first: int) -> Batch:
@@ -185,7 +215,14 @@ def _empty_batch(rows: int, length: int, first: int) -> Batch:
     return {"waveform": np.empty((rows, length), np.float32), "row": row}
 
 
-def _labelled(batch: Batch, index: Index, numbers: np.ndarray, samples: Any) -> Batch:
+def _labelled(
+    batch: Batch, plan: LabelledPlan | LabelledEvalPlan, numbers: np.ndarray
+) -> Batch:
+    batch["labels"], batch["label_count"] = plan.labels.rows(numbers, plan.width)
+    return batch
+
+
+def _described(batch: Batch, index: Index, numbers: np.ndarray, samples: Any) -> Batch:
     there = numbers >= 0
     batch["samples"] = np.broadcast_to(np.int32(samples), numbers.shape).copy()
     batch["language"] = np.where(there, index.language[numbers], 0).astype(np.int32)

@@ -150,23 +150,24 @@ def plan_training(
         shares=shares,
         lengths=lengths,
         rows=rows,
-        cells=_cells(np.flatnonzero(long_enough), samples, language, lengths, languages),
+        cells=cells_of(
+            np.flatnonzero(long_enough),
+            np.searchsorted(lengths, samples, side="right") - 1,
+            language,
+            len(lengths),
+            languages,
+        ),
         left_out=total - kept,
     )
 
 
-def _cells(
-    numbers: np.ndarray,
-    samples: np.ndarray,
-    language: np.ndarray,
-    lengths: tuple[int, ...],
-    languages: int,
+def cells_of(
+    numbers: np.ndarray, bucket: np.ndarray, language: np.ndarray, buckets: int, languages: int
 ) -> tuple[tuple[np.ndarray, ...], ...]:
     """Record numbers by bucket and language, ascending in each cell."""
-    bucket = np.searchsorted(lengths, samples, side="right") - 1
     cell = bucket * languages + language
     order = np.argsort(cell, kind="stable")
-    ends = np.cumsum(np.bincount(cell, minlength=len(lengths) * languages))[:-1]
+    ends = np.cumsum(np.bincount(cell, minlength=buckets * languages))[:-1]
     flat = np.split(numbers[order].astype(np.int32), ends)
     return tuple(tuple(flat[i : i + languages]) for i in range(0, len(flat), languages))
 
@@ -198,6 +199,7 @@ def plan_evaluation(
     index: Index | None = None,
     window: int = buckets.WINDOW,
     hop: int = buckets.HOP,
+    usable: np.ndarray | None = None,
 ) -> EvalPlan:
     """Plans the evaluation: languages numbered as in training, ``eval_seconds`` of each.
 
@@ -207,6 +209,7 @@ def plan_evaluation(
     Args:
       batch_seconds: audio of one batch over all devices; the config's where not given. Give the
         share of one accumulation step where an update is too large for the devices at once.
+      usable: [records] bool, which may be taken; all where not given.
 
     The other arguments and the errors are those of ``plan_training``.
     """
@@ -217,9 +220,10 @@ def plan_evaluation(
         languages = mixture.choose_languages(hours, config.languages)
         index = load_index(config, config.eval_split, languages)
     languages = range(len(index.languages))
-    taken = np.concatenate([_held_out(index, n, config, window) for n in languages])
+    usable = index.samples >= window if usable is None else usable & (index.samples >= window)
+    taken = np.concatenate([_held_out(index, n, config, usable) for n in languages])
     if not taken.size:
-        raise CorpusError(f"no utterance of split {config.eval_split!r} is as long as one frame")
+        raise CorpusError(f"no utterance of split {config.eval_split!r} can be evaluated on")
     taken.sort()
     samples = np.minimum(index.samples[taken], config.max_crop_samples)
     lengths = buckets.choose_ceilings(
@@ -239,9 +243,9 @@ def plan_evaluation(
     return EvalPlan(config, index, tuple(shapes), tuple(batches), too_short)
 
 
-def _held_out(index: Index, language: int, config: DataConfig, window: int) -> np.ndarray:
+def _held_out(index: Index, language: int, config: DataConfig, usable: np.ndarray) -> np.ndarray:
     """Record numbers of one language up to ``eval_seconds``, spread over the whole split."""
-    numbers = np.flatnonzero((index.language == language) & (index.samples >= window))
+    numbers = np.flatnonzero((index.language == language) & usable)
     if not config.eval_seconds:
         return numbers
     shuffled = np.random.default_rng([language]).permutation(numbers)

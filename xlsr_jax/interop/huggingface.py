@@ -1,4 +1,4 @@
-"""Weights and config.json of transformers' ``Wav2Vec2ForPreTraining``, both ways.
+"""Weights and config.json of transformers' ``Wav2Vec2ForPreTraining`` and ``Wav2Vec2ForCTC``.
 
 Names are matched whole, one to one, and every key left over on either side is reported. State
 dicts hold NumPy arrays; PyTorch is not needed. Layouts: PyTorch's linear kernels are transposed,
@@ -56,8 +56,13 @@ LAYER_NAMES = {
 LAYER_NORMS = {"layer_norm": "attention_norm", "final_layer_norm": "ffn_norm"}
 
 
-def from_state_dict(state: Mapping[str, Array], config: ModelConfig) -> dict[str, Any]:
+def from_state_dict(
+    state: Mapping[str, Array], config: ModelConfig, classes: int = 0
+) -> dict[str, Any]:
     """Our parameters, fp32, from their state dict.
+
+    Args:
+      classes: outputs of ``Wav2Vec2ForCTC``; 0 for ``Wav2Vec2ForPreTraining``.
 
     Raises:
       UnmatchedWeights: naming every missing key, every key of theirs that has no place with us,
@@ -67,10 +72,11 @@ def from_state_dict(state: Mapping[str, Array], config: ModelConfig) -> dict[str
     for name, alias in ALIASES.items():
         if alias in state:
             state[name] = state.pop(alias)
-    shapes = _shapes(config)
+    shapes = _shapes(config) | {("output", "kernel"): (config.dim, classes)}
+    shapes[("output", "bias")] = (classes,)
     params: dict[str, Any] = {}
     missing, misshapen = [], []
-    for entry in entries(config):
+    for entry in entries(config, classes):
         if entry.theirs not in state:
             missing.append(entry.theirs)
             continue
@@ -86,24 +92,29 @@ def from_state_dict(state: Mapping[str, Array], config: ModelConfig) -> dict[str
 
 
 def to_state_dict(
-    params: Mapping[str, Any], config: ModelConfig, *, parametrizations: bool = True
+    params: Mapping[str, Any],
+    config: ModelConfig,
+    *,
+    classes: int = 0,
+    parametrizations: bool = True,
 ) -> dict[str, Array]:
     """Their state dict, fp32, from our parameters (without those of a warm start's head).
 
     Args:
+      classes: as in ``from_state_dict``.
       parametrizations: name the weight-normalised parts as PyTorch does now, not as before 2.1.
 
     Raises:
       UnmatchedWeights: naming every parameter of ours that has no place with them.
     """
     ours = {path: np.asarray(value, np.float32) for path, value in _leaves(params)}
-    known = {entry.ours for entry in entries(config)}
+    known = {entry.ours for entry in entries(config, classes)}
     extra = sorted("/".join(p) for p in ours.keys() - known if p[0] != "log_mel_head")
     missing = sorted("/".join(path) for path in known - ours.keys())
     if extra or missing:
         raise UnmatchedWeights(_report(missing, extra, []))
     state = {}
-    for entry in entries(config):
+    for entry in entries(config, classes):
         value = ours[entry.ours]
         name = ALIASES.get(entry.theirs, entry.theirs) if parametrizations else entry.theirs
         value = entry.save(value if entry.layer is None else value[entry.layer])
@@ -111,8 +122,8 @@ def to_state_dict(
     return state
 
 
-def entries(config: ModelConfig) -> Iterator[Entry]:
-    """Every parameter of the model, once."""
+def entries(config: ModelConfig, classes: int = 0) -> Iterator[Entry]:
+    """Every parameter of the model, once; ``classes`` as in ``from_state_dict``."""
 
     def plain(theirs, *ours, layer=None):
         yield Entry(theirs, ours, layer, lambda x: x, lambda x: x)
@@ -150,6 +161,9 @@ def entries(config: ModelConfig) -> Iterator[Entry]:
         for name, our_name in LAYER_NORMS.items():
             yield from norm(f"{theirs}.{name}", *ours, our_name, layer=i)
 
+    if classes:
+        yield from linear("lm_head", "output")
+        return
     codebook = (config.groups, config.codewords, config.code_dim // config.groups)
     yield Entry(
         "quantizer.codevectors",

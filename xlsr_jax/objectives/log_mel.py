@@ -28,6 +28,8 @@ class LogMelObjective:
     contrastive phase takes the same tree and leaves the head alone.
     """
 
+    best_by = "loss"
+
     def __init__(
         self,
         model: ModelConfig,

@@ -15,23 +15,18 @@ import jax
 import jax.numpy as jnp
 
 from xlsr_jax.models import layers
-from xlsr_jax.models.context_network import Randomness
-from xlsr_jax.models.dropout import row_seeds
 from xlsr_jax.models.feature_encoder import receptive_field
 from xlsr_jax.models.flops import pretraining_flops
 from xlsr_jax.models.quantizer import group_perplexity, perplexity
 from xlsr_jax.models.wav2vec2 import Forward, ModelConfig, Wav2Vec2
-from xlsr_jax.objectives import contrastive, masking
+from xlsr_jax.objectives import contrastive, draws, masking
 from xlsr_jax.objectives.alarms import contrastive_alarms
 from xlsr_jax.schema import ConfigError, setting
 
 SAMPLE_RATE = 16_000
+BEST_BY = "contrastive_loss"  # wav2vec 2.0 section 4.2: the lowest held-out one
 
 Sums = dict[str, tuple[jax.Array, jax.Array]]
-
-# What a row's key is folded with.
-MASK, DISTRACTORS, GUMBEL, DROPOUT = range(4)
-_LAYERDROP_KEY = 2**31 - 1  # beyond every row number: LayerDrop is drawn once for all rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +85,8 @@ class Wav2Vec2Objective:
     ``masked_valid`` [B, M], ``distractors`` [B, M, K], ``gumbel`` [B, M, G, V].
     """
 
+    best_by = BEST_BY
+
     def __init__(
         self,
         model: ModelConfig,
@@ -135,25 +132,21 @@ class Wav2Vec2Objective:
         """
         cfg, c = self.config, self.model.config
         groups = self._local_groups(batch["waveform"].shape[0], microbatches) if train else 1
-        keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, batch["row"])
-        purpose = lambda n: jax.vmap(jax.random.fold_in, (0, None))(keys_B, n)  # noqa: E731
-
-        masked = self._masked(batch, purpose(MASK))
+        keys_B = draws.row_keys(key, batch["row"])
+        masked = self._masked(batch, draws.purpose(keys_B, draws.MASK))
         if "distractors" in batch:
             distractors = batch["distractors"]
         else:
             distractors = contrastive.draw_distractors(
-                purpose(DISTRACTORS), masked.valid, cfg.distractors
+                draws.purpose(keys_B, draws.DISTRACTORS), masked.valid, cfg.distractors
             )
         gumbel, randomness = None, None
         if train:
             shape = (masked.valid.shape[1], c.groups, c.codewords)
             draw = lambda key: jax.random.gumbel(key, shape)  # noqa: E731
-            gumbel = batch["gumbel"] if "gumbel" in batch else jax.vmap(draw)(purpose(GUMBEL))
-            keep = jax.random.bernoulli(
-                jax.random.fold_in(key, _LAYERDROP_KEY), 1.0 - c.layerdrop, (c.layers,)
-            )
-            randomness = Randomness(row_seeds(purpose(DROPOUT)), keep)
+            gumbel_keys_B = draws.purpose(keys_B, draws.GUMBEL)
+            gumbel = batch["gumbel"] if "gumbel" in batch else jax.vmap(draw)(gumbel_keys_B)
+            randomness = draws.randomness(key, keys_B, c)
         temperature = cfg.gumbel_temperature(step)
         forward = self.model.apply(
             {"params": params},

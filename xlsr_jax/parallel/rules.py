@@ -31,6 +31,7 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"quantizer/logits/kernel", P("fsdp", None)),
     (r"quantizer/(logits/bias|codebook)", P()),
     (r"log_mel_head/(kernel|bias)", P()),
+    (r"output/(kernel|bias)", P()),
 )
 
 

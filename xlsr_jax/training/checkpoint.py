@@ -21,7 +21,7 @@ from xlsr_jax.parallel.rules import path_string
 from xlsr_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
-BEST_BY = "contrastive_loss"  # wav2vec 2.0 section 4.2: the lowest held-out contrastive loss
+CHOICE = "choice.json"  # of a run that tried several learning rates
 
 
 class CheckpointError(RuntimeError):
@@ -31,14 +31,21 @@ class CheckpointError(RuntimeError):
 class Checkpoints:
     """The checkpoints of one run: the latest ones and the best one are kept."""
 
-    def __init__(self, workdir: Path, keep: int = 1, read_only: bool = False) -> None:
+    def __init__(
+        self, workdir: Path, keep: int = 1, best_by: str = "", read_only: bool = False
+    ) -> None:
+        """``best_by`` names the held-out figure that is lowest at the best checkpoint."""
+
+        def figure(metrics: Mapping[str, float]) -> float:
+            return metrics.get(best_by, math.inf)
+
         options = ocp.CheckpointManagerOptions(
-            best_fn=lambda metrics: -metrics.get(BEST_BY, math.inf),
+            best_fn=lambda metrics: -figure(metrics),
             preservation_policy=managers.AnyPreservationPolicy(
                 [
                     managers.LatestN(keep),
                     managers.BestN(
-                        get_metric_fn=lambda metrics: metrics.get(BEST_BY, math.inf),
+                        get_metric_fn=figure,
                         reverse=True,
                         n=1,
                         keep_checkpoints_without_metrics=False,
@@ -62,6 +69,14 @@ class Checkpoints:
     def latest(self) -> int | None:
         """The newest complete step."""
         return self._manager.latest_step()
+
+    def best(self) -> int | None:
+        """The complete step with the lowest held-out figure; the newest where none has it."""
+        return self._manager.best_step() if self.latest() is not None else None
+
+    def figures(self, step: int) -> dict[str, float]:
+        """Held-out figures saved with a checkpoint; none where it was not evaluated."""
+        return dict(self._manager.metrics(step) or {})
 
     def save(
         self, step: int, state: TrainState, about: Mapping[str, Any], metrics: Mapping[str, float]
@@ -160,19 +175,25 @@ class Checkpoints:
 
 
 def load_parameters(
-    workdir: Path, step: int | None = None
+    workdir: Path, step: int | None = None, best_by: str = ""
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Parameters of a run as NumPy arrays, and what was saved about it; moments are not read.
 
     Args:
       workdir: of the run.
-      step: the newest if None.
+      step: the newest if None, or the best by the held-out figure ``best_by`` if that is given.
 
     Raises:
-      CheckpointError: where the run has no complete checkpoint.
+      CheckpointError: where the run has no complete checkpoint, or not that one.
     """
-    checkpoints = Checkpoints(workdir, read_only=True)
-    step = checkpoints.latest() if step is None else step
+    workdir = chosen_run(Path(workdir))
+    if not (workdir / FOLDER).is_dir():
+        raise CheckpointError(f"{workdir} is no run: it has no {FOLDER}")
+    checkpoints = Checkpoints(workdir, best_by=best_by, read_only=True)
+    if step is not None and not checkpoints.path(step).exists():
+        raise CheckpointError(f"{workdir} has no checkpoint of update {step}")
+    if step is None:
+        step = checkpoints.best() if best_by else checkpoints.latest()
     if step is None:
         raise CheckpointError(
             f"no checkpoint in {Path(workdir) / FOLDER}; is it a run's --workdir?"
@@ -188,6 +209,12 @@ def load_parameters(
             path, ocp.args.PyTreeRestore(item=item, restore_args=places, partial_restore=True)
         )
     return restored["params"], about
+
+
+def chosen_run(workdir: Path) -> Path:
+    """The run itself, or of one that tried several learning rates the run that was kept."""
+    path = workdir / CHOICE
+    return workdir / json.loads(path.read_text())["kept"] if path.exists() else workdir
 
 
 def _line(error: Exception) -> str:

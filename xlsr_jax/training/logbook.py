@@ -160,6 +160,8 @@ PANELS = (  # (title, unit, train figure, held-out figure, reference figure)
     ("Contrastive loss", "nats per masked frame", "contrastive_loss", "chance_loss"),
     ("Contrastive accuracy", "share of masked frames", "accuracy", "chance_accuracy"),
     ("Code perplexity", "both groups, 2 is collapse", "code_perplexity", None),
+    ("Error rate", "greedy decoding, of the labels", "error_rate", None),
+    ("CTC loss", "nats per label", "loss_per_label", None),
     ("Warm start", "share of log-mel variance explained", "r2", None),
     ("Gradient norm", "before clipping", "grad_norm", None),
     ("Throughput", "audio-seconds per second", "audio_seconds_per_second", None),

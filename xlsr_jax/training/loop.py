@@ -44,7 +44,13 @@ class LoopConfig:
 
 
 class Objective(Protocol):
-    """What the loop knows of a method: sums of a batch, and their summary."""
+    """What the loop knows of a method: sums of a batch, and their summary.
+
+    Attributes:
+      best_by: the held-out figure that is lowest at the checkpoint worth keeping.
+    """
+
+    best_by: str
 
     def init(self, key: jax.Array) -> Params: ...
 
@@ -310,6 +316,9 @@ def _shown(figures: Mapping[str, float]) -> dict[str, str]:
         shown["loss"] = f"{figures['contrastive_loss']:.3f} (chance {figures['chance_loss']:.3f})"
         shown["accuracy"] = f"{figures['accuracy']:.3f} (chance {figures['chance_accuracy']:.3f})"
         shown["perplexity"] = f"{figures['code_perplexity']:.1f}"
+    elif "error_rate" in figures:
+        shown["loss per label"] = f"{figures['loss_per_label']:.3f}"
+        shown["error rate"] = f"{figures['error_rate']:.1%}"
     elif "r2" in figures:
         shown["r2"] = f"{figures['r2']:.3f}"
     shown["audio s/s"] = f"{figures['audio_seconds_per_second']:.0f}"
@@ -324,5 +333,7 @@ def _headline(figures: Mapping[str, float]) -> str:
         "chance_accuracy",
         "code_perplexity",
         "r2",
+        "loss_per_label",
+        "error_rate",
     )
     return ", ".join(f"{name} {figures[name]:.4g}" for name in shown if name in figures)

@@ -1,12 +1,16 @@
 """AdamW and the learning-rate schedules of the papers."""
 
 import dataclasses
+import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from xlsr_jax.schema import setting
+from xlsr_jax.schema import ConfigError, setting
+
+SCHEDULES = ("linear", "tri_stage", "tri_stage_linear")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +24,30 @@ class OptimizerConfig:
     epsilon: float = setting(1e-6, "added to the root of the second moment", low=0.0)
     weight_decay: float = setting(0.01, "decoupled decay of every parameter", low=0.0)
     clip_norm: float = setting(0.0, "global gradient norm bound; 0 leaves gradients alone", low=0.0)
+    schedule: str = setting(
+        "linear",
+        "after warm-up: linear to 0; tri_stage: held, then exponential to final_scale (the "
+        "released code); tri_stage_linear: held, then linear to final_scale (the papers)",
+        choices=SCHEDULES,
+    )
+    hold_share: float = setting(0.4, "tri_stage: share of the updates held", low=0.0, high=1.0)
+    initial_scale: float = setting(0.01, "tri_stage: first rate over the peak", low=0.0, high=1.0)
+    final_scale: float = setting(0.05, "tri_stage: last rate over the peak", low=0.0, high=1.0)
+    peak_lr_choices: tuple[float, ...] = setting(
+        (), "peak rates to try; the run with the lowest held-out figure is kept", low=0.0
+    )
+
+    def __post_init__(self):
+        if self.schedule != "linear" and self.warmup_share + self.hold_share > 1:
+            raise ConfigError(
+                f"optimizer.warmup_share {self.warmup_share} and optimizer.hold_share "
+                f"{self.hold_share} must not be more than 1 together"
+            )
+        if self.schedule == "tri_stage" and not self.final_scale:
+            raise ConfigError(
+                "optimizer.final_scale 0 cannot be reached exponentially; use a value above 0 or "
+                "optimizer.schedule=tri_stage_linear"
+            )
 
 
 def linear_schedule(peak: float, updates: int, warmup_share: float) -> optax.Schedule:
@@ -39,17 +67,68 @@ def linear_schedule(peak: float, updates: int, warmup_share: float) -> optax.Sch
     return schedule
 
 
-def make_optimizer(config: OptimizerConfig, updates: int) -> optax.GradientTransformation:
-    """AdamW with decay on all parameters, norms and biases included, as in the released code."""
-    schedule = linear_schedule(config.peak_lr, updates, config.warmup_share)
+def tri_stage_schedule(config: OptimizerConfig, updates: int) -> optax.Schedule:
+    """Linear warm-up, a constant stretch, then decay to ``final_scale`` times the peak.
+
+    wav2vec 2.0 section 4.3 and XLSR section 3.2 write "linearly decayed"; the released code
+    (``tri_stage_lr_scheduler.py``) multiplies by a constant each update. Update c, from 0, is made
+    at the rate of c updates done.
+    """
+    warmup, hold = (round(updates * share) for share in (config.warmup_share, config.hold_share))
+    decay = max(1, updates - warmup - hold)
+
+    def schedule(count: jax.Array) -> jax.Array:
+        done = jnp.asarray(count, jnp.float32)
+        start = config.initial_scale
+        rising = start + (1 - start) * done / max(1, warmup)
+        past = jnp.clip((done - warmup - hold) / decay, 0.0, 1.0)
+        if config.schedule == "tri_stage":
+            falling = jnp.exp(past * math.log(config.final_scale))
+        else:
+            falling = 1 + past * (config.final_scale - 1)
+        return config.peak_lr * jnp.where(done < warmup, rising, falling)
+
+    return schedule
+
+
+def make_schedule(config: OptimizerConfig, updates: int) -> optax.Schedule:
+    """The rate of update number count, from 0."""
+    if config.schedule == "linear":
+        return linear_schedule(config.peak_lr, updates, config.warmup_share)
+    return tri_stage_schedule(config, updates)
+
+
+def make_optimizer(
+    config: OptimizerConfig, updates: int, offset: int = 0, frozen: tuple[str, ...] = ()
+) -> optax.GradientTransformation:
+    """AdamW with decay on all parameters, norms and biases included, as in the released code.
+
+    Args:
+      updates: that the schedule spans.
+      offset: of them that were made before, by another phase.
+      frozen: top-level names of parameters that do not decay, because nothing trains them.
+    """
+    schedule = make_schedule(config, updates)
+
+    def decays(params: dict[str, Any]) -> dict[str, Any]:
+        return {name: jax.tree.map(lambda _, n=name: n not in frozen, sub)
+                for name, sub in params.items()}  # fmt: skip
+
     adamw = optax.adamw(
-        schedule, config.beta1, config.beta2, config.epsilon, weight_decay=config.weight_decay
+        lambda count: schedule(count + offset),
+        config.beta1,
+        config.beta2,
+        config.epsilon,
+        weight_decay=config.weight_decay,
+        mask=decays,
     )
     if config.clip_norm:
         return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
     return optax.chain(optax.identity(), adamw)
 
 
-def learning_rate(config: OptimizerConfig, updates: int, count: int | jax.Array) -> jax.Array:
-    """The rate that update number ``count`` (from 0) is made with."""
-    return linear_schedule(config.peak_lr, updates, config.warmup_share)(count)
+def learning_rate(
+    config: OptimizerConfig, updates: int, count: int | jax.Array, offset: int = 0
+) -> jax.Array:
+    """The rate that update number ``count`` (from 0, after ``offset``) is made with."""
+    return make_schedule(config, updates)(count + offset)

@@ -1,0 +1,1 @@
+"""Evaluation: decoding, error rates, reports. NumPy arrays and strings, never JAX."""

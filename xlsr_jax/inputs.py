@@ -1,0 +1,127 @@
+"""What a config's data settings become: plans of training and evaluation, labels, vocabulary."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from xlsr_jax.config import Config
+from xlsr_jax.data import labelled, labels, mixture, pipeline, records
+from xlsr_jax.data.index import load_index
+from xlsr_jax.data.plan import EvalPlan, TrainPlan
+from xlsr_jax.data.records import CorpusError
+from xlsr_jax.models.feature_encoder import receptive_field
+from xlsr_jax.text.vocabulary import Vocabulary
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What a run reads.
+
+    Attributes:
+      vocabulary: of a run with labels, else None.
+      notes: lines for the person who starts the run.
+      left_out: {id, language, reason} of labelled utterances that cannot be trained on.
+    """
+
+    plan: TrainPlan
+    eval_plan: EvalPlan
+    vocabulary: Vocabulary | None = None
+    notes: tuple[str, ...] = ()
+    left_out: tuple[Any, ...] = ()
+
+
+def open_inputs(config: Config, row_multiple: int, devices: int) -> Inputs:
+    """Plans training and evaluation of a config, and makes labels where it has any.
+
+    Args:
+      row_multiple: what training batches must divide by.
+      devices: what held-out batches must divide by.
+
+    Raises:
+      CorpusError, ConfigError: see ``plan_training`` and ``labels.load``.
+    """
+    prepare_corpus(config)
+    window, hop = receptive_field(config.model.conv_kernels, config.model.conv_strides)
+    eval_seconds = config.data.batch_seconds / config.training.accumulation
+    if config.method == "finetune":
+        return _open_labelled(config, row_multiple, devices, eval_seconds, window, hop)
+    plan = pipeline.plan_training(config.data, row_multiple, window=window, hop=hop)
+    eval_plan = pipeline.plan_evaluation(
+        config.data, devices, batch_seconds=eval_seconds, window=window, hop=hop
+    )
+    return Inputs(plan, eval_plan, notes=(plan.summary(),))
+
+
+def _open_labelled(
+    config: Config, row_multiple: int, devices: int, eval_seconds: float, window: int, hop: int
+) -> Inputs:
+    data, objective = config.data, config.objective
+    hours = records.Manifest.load(data.path).hours(data.train_split)
+    languages = mixture.choose_languages(hours, data.languages)
+    index = load_index(data, data.train_split, languages)
+    eval_index = load_index(data, data.eval_split, languages)
+    tokens = labels.load(config.labels, index)
+    eval_tokens = labels.load(config.labels, eval_index)
+    chosen = labelled.choose(data, index)
+    vocabulary = labels.make_vocabulary(index, tokens, config.labels, chosen)
+    train_labels, _ = labels.encode(index, tokens, vocabulary)
+    eval_labels, unknown = labels.encode(eval_index, eval_tokens, vocabulary)
+    plan = labelled.plan_labelled(
+        data, index, train_labels, row_multiple, chosen=chosen, window=window, hop=hop,
+        label_window=window + (objective.head_kernel - 1) * hop,
+        label_hop=hop * objective.head_stride,
+    )  # fmt: skip
+    eval_plan = labelled.plan_labelled_evaluation(
+        data, eval_index, eval_labels, devices, batch_seconds=eval_seconds, window=window, hop=hop
+    )
+    size = len(vocabulary.symbols)
+    notes = [plan.summary(), f"vocabulary: {size} symbols with the blank ({config.labels.unit})"]
+    if unknown:
+        notes.append(f"{data.eval_split} has symbols that training lacks: {listed(unknown)}")
+    return Inputs(plan, eval_plan, vocabulary, tuple(notes), tuple(labelled.reasons_of(plan)))
+
+
+def listed(unknown: Counter[tuple[str, str]], most: int = 12) -> str:
+    """Out-of-vocabulary symbols with their counts, the most frequent first."""
+    parts = [f"{token} ({language}) {count}" for (language, token), count in unknown.most_common()]
+    rest = f", and {len(parts) - most} more" if len(parts) > most else ""
+    return ", ".join(parts[:most]) + rest
+
+
+def read_split(
+    config: Config, split: str, vocabulary: Vocabulary, languages: Sequence[str] = ()
+) -> tuple[pipeline.Reader, list[tuple[str, tuple[str, ...] | None]]]:
+    """The records of a split and the label tokens of each, to be evaluated on.
+
+    Args:
+      languages: codes; those of the vocabulary that the split has where empty.
+
+    Raises:
+      CorpusError: no such split, or none of the languages in it.
+    """
+    hours = records.Manifest.load(config.data.path).hours(split)
+    wanted = tuple(languages) or tuple(x for x in vocabulary.languages if x in hours)
+    for language in wanted:
+        if language not in hours:
+            raise CorpusError(
+                f"split {split!r} of {config.data.path} has no language {language!r}; it has "
+                f"{', '.join(sorted(hours))}"
+            )
+    if not wanted:
+        raise CorpusError(
+            f"split {split!r} of {config.data.path} has none of the model's languages "
+            f"{', '.join(vocabulary.languages)}"
+        )
+    index = load_index(config.data, split, tuple(sorted(wanted)))
+    return pipeline.Reader(index), labels.load(config.labels, index)
+
+
+def prepare_corpus(config: Config) -> None:
+    """Makes the config's own corpus on first use, or checks that it is the one asked for."""
+    if not config.corpus.make:
+        return
+    from xlsr_jax.data.corpora.spoken_text import SpokenText
+    from xlsr_jax.data.prepare import ensure
+
+    ensure(SpokenText(hours=config.corpus.hours, seed=config.corpus.seed), config.data.path)

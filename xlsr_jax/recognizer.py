@@ -1,0 +1,131 @@
+"""A fine-tuned run, ready to listen: waveforms in, log-probabilities of its symbols out."""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from xlsr_jax import config as configuration
+from xlsr_jax.config import Config
+from xlsr_jax.models.feature_encoder import receptive_field
+from xlsr_jax.objectives import finetune
+from xlsr_jax.text.vocabulary import Vocabulary
+from xlsr_jax.training.checkpoint import CheckpointError, load_parameters
+
+GROWTH = 1.2  # between the lengths that are compiled for
+
+
+@dataclasses.dataclass(frozen=True)
+class Recognizer:
+    """A model and what its outputs mean.
+
+    Attributes:
+      config: of the run; ``model.dtype`` is float32.
+      vocabulary: of its outputs.
+      params: of ``FinetuneObjective``.
+      step: updates that the parameters have seen.
+      run: folder of the run.
+    """
+
+    config: Config
+    vocabulary: Vocabulary
+    params: dict
+    step: int
+    run: Path
+
+    def __post_init__(self) -> None:
+        objective = finetune.make_objective(
+            self.config.model, self.config.objective, (), classes=len(self.vocabulary.symbols)
+        )
+        object.__setattr__(self, "_outputs", jax.jit(partial(_outputs, objective)))
+
+    @property
+    def normalize(self) -> bool:
+        """Whether waveforms are to have zero mean and unit variance over the recording."""
+        return self.config.data.normalize
+
+    @property
+    def window(self) -> int:
+        """Samples that an output frame sees, the Transformer's reach left aside."""
+        window, hop = self._encoder_geometry
+        return window + (self.config.objective.head_kernel - 1) * hop
+
+    @property
+    def hop(self) -> int:
+        """Samples between output frames."""
+        return self._encoder_geometry[1] * self.config.objective.head_stride
+
+    @property
+    def _encoder_geometry(self) -> tuple[int, int]:
+        model = self.config.model
+        return receptive_field(model.conv_kernels, model.conv_strides)
+
+    def frames(self, samples: int) -> int:
+        """Output frames of a waveform."""
+        return max((samples - self.window) // self.hop + 1, 0)
+
+    def log_probabilities(self, waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """[T_i, V] float32 of each waveform, computed as one batch.
+
+        Args:
+          waveforms: float32 at 16 kHz, normalized where the run asks for it; any lengths. They are
+            padded to one of a few lengths, so that a program is compiled seldom. What a row gives
+            does not depend on the others.
+        """
+        if not waveforms:
+            return []
+        counts = [len(waveform) for waveform in waveforms]
+        rows = 1 << (len(waveforms) - 1).bit_length()
+        padded = np.zeros((rows, _padded_length(max(counts), self.window)), np.float32)
+        for row, waveform in zip(padded, waveforms, strict=False):
+            row[: len(waveform)] = waveform
+        samples = np.zeros(rows, np.int32)
+        samples[: len(counts)] = counts
+        outputs = np.asarray(self._outputs(self.params, padded, samples))
+        return [
+            np.array(output[: self.frames(count)])
+            for output, count in zip(outputs, counts, strict=False)
+        ]
+
+
+def _outputs(objective, params, waveform_BN, samples_B):
+    batch = {"waveform": waveform_BN, "samples": samples_B}
+    logits, _ = objective.logits(params, batch)
+    return jax.nn.log_softmax(logits)
+
+
+def _padded_length(samples: int, window: int) -> int:
+    length = 16_000.0
+    while length < max(samples, window):
+        length *= GROWTH
+    return int(length)
+
+
+def load(run: str | Path, step: int | None = None) -> Recognizer:
+    """The recognizer of a fine-tuning run.
+
+    Args:
+      run: its --workdir.
+      step: of the checkpoint; the one with the lowest held-out error where not given.
+
+    Raises:
+      CheckpointError: no checkpoint, or not one of a fine-tuning run.
+    """
+    run = Path(run)
+    params, about = load_parameters(run, step, best_by=finetune.FinetuneObjective.best_by)
+    if "vocabulary" not in about:
+        raise CheckpointError(
+            f"{run} is no fine-tuning run (its method is {about['config']['method']}); fine-tune "
+            f"it with --config=configs/quickstart_finetune.py --config.init_from={run}"
+        )
+    config = configuration.resolve(configuration.from_saved(about["config"]))
+    config = dataclasses.replace(
+        config, model=dataclasses.replace(config.model, dtype="float32", remat="none")
+    )
+    vocabulary = Vocabulary.from_dict(about["vocabulary"])
+    params = jax.tree.map(jnp.asarray, params)
+    return Recognizer(config, vocabulary, params, int(about["step"]), run)
