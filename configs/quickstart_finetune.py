@@ -1,10 +1,11 @@
 """Fine-tunes the quickstart's model to write phonemes: ten minutes of labels, two CPU cores.
 
-    python -m xlsr_jax.train --config=configs/quickstart_finetune.py --config.init_from=runs/quickstart
+    python -m xlsr_jax.train --config=configs/quickstart_finetune.py \\
+        --config.init_from=runs/quickstart
 
-Italian by default; ``--config.data.languages=es,fr`` for others. The corpus is the quickstart's. What
-differs from the published recipe: rates for a small model, a shorter freeze, channel spans as wide
-a share of the model as the published 64 of 768.
+Italian by default; ``--config.data.languages=es,fr`` for others. The corpus is the quickstart's.
+What differs from the published recipe: rates for a small model, a shorter freeze, channel spans as
+wide a share of the model as the published 64 of 768.
 """
 
 from xlsr_jax import presets

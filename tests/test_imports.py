@@ -21,7 +21,7 @@ ALLOWED = {
     "runtime": {"schema"},
     "config": {"schema", "data", "parallel", "training", "objectives"},
     "presets": {"config"},
-    "inputs": {"config", "data", "models", "text"},
+    "inputs": {"config", "data", "models", "schema", "text"},
     "recognizer": {"config", "models", "objectives", "text", "training"},
     "experiment": {
         "inputs",

@@ -51,7 +51,13 @@ def main(_: list[str]) -> None:
 def _evaluate(model) -> None:
     from xlsr_jax.evaluation import report
     from xlsr_jax.evaluation.error_rate import Utterance
+    from xlsr_jax.schema import ConfigError
 
+    if model.config.objective.target == "frames":
+        raise ConfigError(
+            f"{model.run} classifies frames and writes no transcripts; its figure is the held-out "
+            "error_rate of its log"
+        )
     decode, facts = _decoder(model)
     utterances = []
     unit = "character" if model.vocabulary.unit == "characters" else "phoneme"

@@ -11,6 +11,7 @@ from xlsr_jax.data.index import load_index
 from xlsr_jax.data.plan import EvalPlan, TrainPlan
 from xlsr_jax.data.records import CorpusError
 from xlsr_jax.models.feature_encoder import receptive_field
+from xlsr_jax.schema import ConfigError
 from xlsr_jax.text.vocabulary import Vocabulary
 
 
@@ -65,12 +66,23 @@ def _open_labelled(
     eval_tokens = labels.load(config.labels, eval_index)
     chosen = labelled.choose(data, index)
     vocabulary = labels.make_vocabulary(index, tokens, config.labels, chosen)
-    train_labels, _ = labels.encode(index, tokens, vocabulary)
-    eval_labels, unknown = labels.encode(eval_index, eval_tokens, vocabulary)
+    outputs = (window + (objective.head_kernel - 1) * hop, hop * objective.head_stride)
+    aligned = config.labels.unit == "aligned"
+    if aligned != (objective.target == "frames"):
+        raise ConfigError(
+            f"config.labels.unit={config.labels.unit} does not go with config.objective.target="
+            f"{objective.target}: labels of frames are for target frames, others for ctc"
+        )
+    unknown: Counter[tuple[str, str]] = Counter()
+    if aligned:
+        train_labels = labels.encode_frames(index, tokens, vocabulary, *outputs)
+        eval_labels = labels.encode_frames(eval_index, eval_tokens, vocabulary, *outputs)
+    else:
+        train_labels, _ = labels.encode(index, tokens, vocabulary)
+        eval_labels, unknown = labels.encode(eval_index, eval_tokens, vocabulary)
     plan = labelled.plan_labelled(
         data, index, train_labels, row_multiple, chosen=chosen, window=window, hop=hop,
-        label_window=window + (objective.head_kernel - 1) * hop,
-        label_hop=hop * objective.head_stride,
+        label_window=outputs[0], label_hop=outputs[1], ctc=not aligned,
     )  # fmt: skip
     eval_plan = labelled.plan_labelled_evaluation(
         data, eval_index, eval_labels, devices, batch_seconds=eval_seconds, window=window, hop=hop

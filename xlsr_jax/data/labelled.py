@@ -69,15 +69,22 @@ def choose(config: DataConfig, index: Index) -> np.ndarray:
 
 
 def refuse(
-    config: DataConfig, index: Index, labels: Labels, chosen: np.ndarray, window: int, hop: int
+    config: DataConfig,
+    index: Index,
+    labels: Labels,
+    chosen: np.ndarray,
+    window: int,
+    hop: int,
+    ctc: bool = True,
 ) -> dict[int, str]:
     """Why which of the ``chosen`` records cannot be trained on.
 
     Args:
       window, hop: samples that a frame of the output sees, and between frames.
+      ctc: whether each label needs a frame; not where each frame has a label.
     """
     frames = np.maximum((index.samples - window) // hop + 1, 0)
-    needed = labels.frames_needed()
+    needed = labels.frames_needed() if ctc else np.minimum(frames, 1)
     reasons = {
         "no label": ~labels.there | (labels.counts == 0),
         "shorter than data.min_samples": index.samples < config.min_samples,
@@ -102,6 +109,7 @@ def plan_labelled(
     hop: int = buckets.HOP,
     label_window: int | None = None,
     label_hop: int | None = None,
+    ctc: bool = True,
 ) -> LabelledPlan:
     """Plans a training stream over the ``chosen`` records; the others as in ``plan_training``.
 
@@ -109,13 +117,15 @@ def plan_labelled(
 
     Args:
       label_window, label_hop: of an output frame, where those are not the feature encoder's.
+      ctc: see ``refuse``.
 
     Raises:
       CorpusError: nothing is left to train on.
       ConfigError: lengths or batch size that do not fit each other.
     """
     check_lengths(config, window)
-    refused = refuse(config, index, labels, chosen, label_window or window, label_hop or hop)
+    outputs = (label_window or window, label_hop or hop)
+    refused = refuse(config, index, labels, chosen, *outputs, ctc)
     kept = np.array([n for n in chosen if int(n) not in refused], np.int64)
     if not len(kept):
         counts = Counter(refused.values()).most_common()

@@ -36,8 +36,8 @@ class LabelsConfig:
     unit: str = setting(
         "phonemes",
         "phonemes: by espeak-ng from the text; recorded: the phonemes that came with the audio; "
-        "characters: of the text",
-        choices=("phonemes", "recorded", "characters"),
+        "aligned: those with their times, a label for every frame; characters: of the text",
+        choices=("phonemes", "recorded", "aligned", "characters"),
     )
     separate: bool = setting(False, "a symbol of one language is not that of another")
     file: str = setting("", "labels made elsewhere: .tsv with id, tab, tokens; instead of unit's")
@@ -108,6 +108,43 @@ def encode(
     return labels, unknown
 
 
+def encode_frames(
+    index: Index,
+    tokens: Sequence[tuple[str, Tokens | None]],
+    made: Vocabulary,
+    window: int,
+    hop: int,
+) -> Labels:
+    """A label for every frame of aligned records: the phone that covers most of its samples.
+
+    wav2vec 2.0 appendix D. Frames that no known phone covers are 0.
+
+    Args:
+      tokens: of each record "start:end:symbol", in samples.
+      window, hop: samples that a frame sees, and between frames.
+    """
+    rows = []
+    for record, (_, sequence) in enumerate(tokens):
+        frames = max((int(index.samples[record]) - window) // hop + 1, 0)
+        begins = np.arange(frames) * hop
+        most, best = np.zeros(frames, np.int64), np.zeros(frames, np.int32)
+        language = index.languages[index.language[record]]
+        for token in sequence or ():
+            start, end, symbol = token.split(":", 2)
+            known, _ = made.encode([symbol], language)
+            covered = np.minimum(begins + window, int(end)) - np.maximum(begins, int(start))
+            better = covered > most
+            most[better] = covered[better]
+            best[better] = known[0] if known else 0
+        rows.append(best)
+    return Labels(
+        ids=tuple(identity for identity, _ in tokens),
+        numbers=np.concatenate([np.zeros(0, np.int32), *rows]),
+        starts=np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64),
+        there=np.array([bool(sequence) for _, sequence in tokens], bool),
+    )
+
+
 def make_vocabulary(
     index: Index,
     tokens: Sequence[tuple[str, Tokens | None]],
@@ -123,6 +160,8 @@ def make_vocabulary(
     used = [
         (index.languages[index.language[record]], tokens[record][1] or ()) for record in chosen
     ]
+    if config.unit == "aligned":
+        used = [(language, [t.split(":", 2)[2] for t in sequence]) for language, sequence in used]
     try:
         return vocabulary.build(used, unit, config.separate)
     except ValueError as error:
@@ -195,6 +234,10 @@ class _Maker:
         texts = [record.text for record in found]
         make: Mapping[str, Callable[[], list[Sequence[str]]]] = {
             "recorded": lambda: [record.phonemes.split() for record in found],
+            "aligned": lambda: [
+                [f"{start}:{end}:{symbol}" for symbol, start, end in record.alignment]
+                for record in found
+            ],
             "characters": lambda: [vocabulary.characters(text) for text in texts],
             "phonemes": lambda: self._phonemizer.tokens(texts),
         }

@@ -118,7 +118,7 @@ class Epochs:
         self._recent: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
-        return sys.maxsize
+        return sys.maxsize // 2  # endless; Grain rounds lengths as floats, which must not overflow
 
     def __getitem__(self, index: int) -> int:
         epoch, place = divmod(index, len(self.numbers))

@@ -23,6 +23,7 @@ from xlsr_jax.schema import ConfigError, setting
 BEST_BY = "error_rate"  # the checkpoint with the lowest held-out one is the best
 SITE_HEAD = 4  # of dropout, beside those of models/context_network.py
 FROZEN = ("nothing", "encoder", "model")
+TARGETS = ("ctc", "frames")
 __all__ = ["FinetuneObjective", "ModelConfig", "ObjectiveConfig", "make_objective"]
 
 
@@ -45,6 +46,9 @@ class ObjectiveConfig:
     )
     frozen: str = setting(
         "encoder", "what never learns: nothing, the feature encoder, or the model", choices=FROZEN
+    )
+    target: str = setting(
+        "ctc", "ctc: the labels in order; frames: the label of each frame", choices=TARGETS
     )
     layer: int = setting(-1, "what is read: -1 the contexts, n the input of layer n", low=-1)
     head_kernel: int = setting(1, "frames that an output sees (modified CPC's probe: 8)", low=1)
@@ -140,6 +144,8 @@ class FinetuneObjective:
           train: whether to draw masks, dropout and LayerDrop.
         """
         logits, frames_B = self.logits(params, batch, key if train else None)
+        if self.config.target == "frames":
+            return self._frame_sums(logits, frames_B, batch)
         labels = (batch["labels"], batch["label_count"])
         loss_B, feasible_B = ctc.ctc_loss(logits, frames_B, *labels)
         errors_B, decoded_B = ctc.greedy_errors(logits, frames_B, *labels)
@@ -163,6 +169,36 @@ class FinetuneObjective:
                 per_language(errors_B * weight_B), per_language(symbols_B)
             )  # fmt: skip
             sums["language_audio"] = (per_language(seconds_B), jnp.sum(seconds_B))
+        return {k: v if k == "loss" else jax.lax.stop_gradient(v) for k, v in sums.items()}
+
+    def _frame_sums(self, logits_BTV, frames_B, batch) -> Sums:
+        """Cross-entropy of each frame that has a label; label 0 is none."""
+        length = logits_BTV.shape[1]
+        short = max(length - batch["labels"].shape[1], 0)
+        labels_BT = jnp.pad(batch["labels"], ((0, 0), (0, short)))[:, :length]
+        valid_BT = (labels_BT > 0) & (jnp.arange(length) < frames_B[:, None])
+        weight_BT = valid_BT * batch["weight"][:, None]
+        # No frame is blank.
+        scores = jax.nn.log_softmax(logits_BTV.at[..., 0].set(-jnp.inf))
+        chosen_BT1 = jnp.maximum(labels_BT, 1)[..., None]
+        loss_BT = -jnp.take_along_axis(scores, chosen_BT1, axis=-1)[..., 0]
+        wrong_BT = (jnp.argmax(scores, axis=-1) != labels_BT) * weight_BT
+        frames = jnp.sum(weight_BT)
+        loss = (jnp.sum(loss_BT * weight_BT), frames)
+        seconds_B = batch["weight"] * batch["samples"] / SAMPLE_RATE
+        sums = {
+            "loss": loss,
+            "loss_per_label": loss,
+            "error_rate": (jnp.sum(wrong_BT), frames),
+            "decoded": (frames, frames),
+            "infeasible": (jnp.zeros(()), jnp.ones(())),
+            "seconds": (jnp.sum(seconds_B), jnp.ones(())),
+        }
+        if self.languages:
+            language_BL = jax.nn.one_hot(batch["language"], len(self.languages))
+            by_row = [jnp.sum(x_BT, axis=1) @ language_BL for x_BT in (wrong_BT, weight_BT)]
+            sums["language_errors"] = tuple(by_row)
+            sums["language_audio"] = (seconds_B @ language_BL, jnp.sum(seconds_B))
         return {k: v if k == "loss" else jax.lax.stop_gradient(v) for k, v in sums.items()}
 
     def _masks(self, batch, keys_B) -> tuple[jax.Array, jax.Array]:
