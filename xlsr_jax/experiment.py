@@ -22,7 +22,13 @@ from xlsr_jax.parallel import mesh as meshes
 from xlsr_jax.schema import ConfigError
 from xlsr_jax.text.vocabulary import Vocabulary
 from xlsr_jax.training import loop, optimizer
-from xlsr_jax.training.checkpoint import CHOICE, CheckpointError, Checkpoints, load_parameters
+from xlsr_jax.training.checkpoint import (
+    CHOICE,
+    FOLDER,
+    CheckpointError,
+    Checkpoints,
+    load_parameters,
+)
 from xlsr_jax.training.logbook import Logbook, draw_curves
 from xlsr_jax.training.state import TrainState, abstract_state, materialize, parameter_count
 
@@ -78,6 +84,8 @@ def _train(config: Config, workdir: Path) -> None:
     if vocabulary is not None:
         about["vocabulary"] = vocabulary.to_dict()
 
+    begun = any(path.name.isdigit() for path in (workdir / FOLDER).glob("*"))
+    start = read_start(config) if config.init_from and not begun else None
     workdir.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(workdir, config.training.keep, phases[-1].objective.best_by)
     init_key, key, eval_key = jax.random.split(jax.random.key(config.seed), 3)
@@ -88,7 +96,7 @@ def _train(config: Config, workdir: Path) -> None:
     if newest is None:
         state = materialize(init, phases[0].optimizer, init_key, abstract)
         if config.init_from:
-            state, told = begin_from(config, state)
+            state, told = begin_from(config, start or read_start(config), state)
             notes += told
     else:
         saved = checkpoints.about(newest)
@@ -186,8 +194,12 @@ def refuse_another_vocabulary(
 PRETRAINING_ONLY = {"groups", "codewords", "code_dim", "final_dim"}
 
 
-def begin_from(config: Config, state: TrainState) -> tuple[TrainState, list[str]]:
-    """``state`` with the parameters that the run ``config.init_from`` has, and what was done.
+Start = tuple[dict[str, Any], dict[str, Any]]
+"""Parameters of a run, NumPy arrays, and what was saved about it."""
+
+
+def read_start(config: Config) -> Start:
+    """The run ``config.init_from``.
 
     Raises:
       CheckpointError: no such run, or another model or normalisation.
@@ -208,6 +220,12 @@ def begin_from(config: Config, state: TrainState) -> tuple[TrainState, list[str]
             f"{config.init_from} was trained with config.data.normalize="
             f"{saved['data']['normalize']}; set it so"
         )
+    return loaded, about
+
+
+def begin_from(config: Config, start: Start, state: TrainState) -> tuple[TrainState, list[str]]:
+    """``state`` with those parameters of ``start`` that it has too, and what was done."""
+    loaded, about = start
     taken, fresh = [], []
     params = dict(state.params)
     for name, ours in params.items():

@@ -11,6 +11,8 @@ from xlsr_jax import config as configuration
 GPU_SECONDS_BASE = 1_400_000 / 16_000  # W2V, XLSR: up to 1.4 M samples a GPU
 GPU_SECONDS_LARGE = 1_200_000 / 16_000  # W2V, XLSR: up to 1.2 M samples a GPU
 
+TEN_LANGUAGES = ("es", "fr", "it", "ky", "nl", "ru", "sv", "tr", "tt", "zh")  # XLSR section 3.1
+
 
 def base(name: str) -> ConfigDict:
     """wav2vec 2.0 Base as released: raw waveform, group norm, post-norm, 95 M parameters."""
@@ -92,6 +94,82 @@ def finetune(name: str, flavour: str) -> ConfigDict:
     return config
 
 
+def finetune_xlsr(name: str, flavour: str) -> ConfigDict:
+    """XLSR section 3.2: an hour of Common Voice a language, 20 k updates, the better of two rates.
+
+    Masks, LayerDrop, freeze and the GPUs' batches are not stated: those of the released configs.
+    """
+    config = finetune(name, flavour)
+    config.data.path = "corpora/common_voice_11"
+    config.data.label_seconds, config.data.eval_seconds = 3_600.0, 1_200.0
+    config.model.dtype = "bfloat16"
+    config.optimizer.peak_lr_choices = (2e-5, 6e-5)
+    config.training.updates = 20_000
+    return config
+
+
+def finetune_babel(name: str, flavour: str) -> ConfigDict:
+    """XLSR sections 3.1 and 3.2: characters of a whole BABEL language, 50 k updates."""
+    config = finetune_xlsr(name, flavour)
+    config.data.path = "corpora/babel_14"
+    config.data.label_seconds = config.data.eval_seconds = 0.0
+    config.labels.unit = "characters"
+    config.training.updates = 50_000
+    return config
+
+
+# Peak rate, updates, shares of frames and of channels in spans, updates of the output layer alone:
+# ``examples/wav2vec/config/finetuning/{base,vox}_{10m,1h,10h,100h,960h}.yaml``.
+RELEASED = {
+    ("base", "10m"): (5e-5, 13_000, 0.65, 0.25, 10_000),
+    ("base", "1h"): (5e-5, 13_000, 0.65, 0.25, 10_000),
+    ("base", "10h"): (5e-5, 20_000, 0.65, 0.5, 10_000),
+    ("base", "100h"): (3e-5, 80_000, 0.65, 0.5, 0),
+    ("base", "960h"): (1e-4, 320_000, 0.5, 0.1, 0),
+    ("large", "10m"): (1e-4, 13_000, 0.65, 0.25, 10_000),
+    ("large", "1h"): (3e-4, 13_000, 0.75, 0.25, 10_000),
+    ("large", "10h"): (1e-4, 20_000, 0.75, 0.25, 10_000),
+    ("large", "100h"): (3e-5, 80_000, 0.5, 0.5, 10_000),
+    ("large", "960h"): (3e-5, 320_000, 0.5, 0.25, 10_000),
+}
+# Updates, shares of frames and of channels in spans: W2V Table 6, its p times the span.
+TABLE_6 = {
+    "10m": (12_000, 0.75, 0.5),
+    "1h": (13_000, 0.75, 0.25),
+    "10h": (20_000, 0.65, 0.25),
+    "100h": (50_000, 0.5, 0.5),
+    "960h": (320_000, 0.5, 0.1),
+}
+
+
+def finetune_librispeech(hours: str, flavour: str, variant_name: str = "") -> ConfigDict:
+    """Characters from 10 m, 1 h, 10 h, 100 h or 960 h of LibriSpeech's labels, as released.
+
+    The variant "paper" is W2V section 4.3, Table 6 and appendix B; rates are not stated there.
+    """
+    large_model = flavour == "large"
+    config = finetune(f"finetune_{'librivox' if large_model else 'librispeech'}_{hours}", flavour)
+    small = {"10m", "1h", "10h"}
+    config.data.path = f"corpora/{'librilight' if hours in small else 'librispeech'}_{hours}"
+    config.labels.unit = "characters"
+    config.model.dtype = "bfloat16"
+    config.model.layerdrop = 0.05 if (flavour, hours) == ("base", "10h") else 0.1
+    rate, updates, frames, channels, alone = RELEASED[flavour, hours]
+    everywhere = large_model and hours == "960h"  # 24 GPUs x 1.28 M samples
+    if variant_name == "paper":
+        updates, frames, channels = TABLE_6[hours]
+        alone, everywhere = 10_000, large_model
+        config.model.layerdrop = 0.1 if large_model else 0.05
+    config.data.batch_seconds = 1_920.0 if everywhere else 1_600.0
+    config.objective.mask_prob, config.objective.channel_prob = frames, channels
+    config.objective.freeze_updates = alone
+    config.optimizer.peak_lr = rate
+    training = config.training
+    training.updates = updates
+    training.eval_every = training.save_every = max(1_000, updates // 40)
+    return variant(config, variant_name)
+
+
 def quickstart_model(config: ConfigDict) -> ConfigDict:
     """The quickstart's network: the Large's flavour at 1.9 M parameters, no dropout."""
     model = config.model
@@ -151,6 +229,7 @@ def _tiny(config: ConfigDict) -> ConfigDict:
         config.data.batch_seconds, config.data.max_crop_samples = 48.0, 400_000
         config.data.min_samples, config.data.label_seconds = 400, 20.0
         config.objective.freeze_updates = min(4, config.objective.freeze_updates)
+        config.optimizer.peak_lr_choices = ()
     else:
         config.objective.diversity_groups = 2
         config.objective.distractors = 10

@@ -11,6 +11,7 @@ from jax.sharding import AbstractMesh, PartitionSpec
 from xlsr_jax import config as configuration
 from xlsr_jax import experiment
 from xlsr_jax.parallel import rules
+from xlsr_jax.text.vocabulary import BLANK, Vocabulary
 from xlsr_jax.training.state import initial_state
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.py"))
@@ -23,9 +24,16 @@ def load(path: Path, variant: str = ""):
     return configuration.resolve(module.get_config(variant))
 
 
+def phases_of(path: Path):
+    config, languages = load(path), ("es", "sv")
+    vocabulary = Vocabulary((BLANK, "a", "b"), "characters", False, languages)
+    labelled = config.method == "finetune"
+    return experiment.make_phases(config, languages, vocabulary if labelled else None)
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_one_row_for_each_parameter_and_moment(path):
-    phases = experiment.make_phases(load(path), ("es", "sv"))
+    phases = phases_of(path)
     init, optimizer = phases[0].objective.init, phases[0].optimizer
     state = jax.eval_shape(lambda key: initial_state(init, optimizer, key), jax.random.key(0))
     names = []
@@ -41,7 +49,7 @@ def test_one_row_for_each_parameter_and_moment(path):
 def test_every_row_is_used():
     used = set()
     for path in CONFIGS:
-        phases = experiment.make_phases(load(path), ("es",))
+        phases = phases_of(path)
         shapes = jax.eval_shape(phases[0].objective.init, jax.random.key(0))
         for leaf_path, _ in jax.tree_util.tree_leaves_with_path(shapes):
             name = rules.path_string(leaf_path)

@@ -1,0 +1,19 @@
+"""wav2vec 2.0 Base writes English from 100 hours of labels (W2V, section 4.3).
+
+    python -m xlsr_jax.train --config=configs/finetune_librispeech_100h.py \\
+        --config.data.path=DIR --config.init_from=runs/wav2vec2_base_librispeech
+
+Data: train-clean-100, as characters; the validation split is dev-other.
+Source: ``base_100h.yaml``: peak rate 3e-5, 80 k updates, all of them of the Transformer too, time
+spans 0.65, channel spans 0.5; 2 GPUs x 4 x 3.2 M samples an update. ``:paper`` takes the paper's
+text (Table 6, appendix B): 50 k updates, spans 0.5 and 0.5, LayerDrop 0.05, output layer alone for
+10 k, linear decay.
+Hardware: 2 GPUs in the yaml, 8 V100 in the paper. Result: 6.1 / 13.3 WER on test-clean / test-other
+without a language model, 3.4 / 8.0 with 4-grams (W2V, Table 9).
+"""
+
+from xlsr_jax import presets
+
+
+def get_config(variant: str = ""):
+    return presets.finetune_librispeech("100h", "base", variant)

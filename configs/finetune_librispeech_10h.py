@@ -1,0 +1,20 @@
+"""wav2vec 2.0 Base writes English from ten hours of labels (W2V, section 4.3).
+
+    python -m xlsr_jax.train --config=configs/finetune_librispeech_10h.py \\
+        --config.data.path=DIR --config.init_from=runs/wav2vec2_base_librispeech
+
+Data: Libri-light's 10-hour subset, as characters; the validation split is dev-other.
+``--config.data.label_seconds=36000`` draws as much from a larger training split.
+Source: ``base_10h.yaml``: peak rate 5e-5, 20 k updates, the first 10 k of the output layer alone,
+time spans 0.65, channel spans 0.5, LayerDrop 0.05; 2 GPUs x 4 x 3.2 M samples an update. ``:paper``
+takes the paper's text (Table 6, appendix B): 20 k updates, spans 0.65 and 0.25, LayerDrop 0.05,
+linear decay.
+Hardware: 2 GPUs in the yaml, 8 V100 in the paper. Result: 11.1 / 17.6 WER on test-clean /
+test-other without a language model, 4.3 / 9.5 with 4-grams (W2V, Table 9).
+"""
+
+from xlsr_jax import presets
+
+
+def get_config(variant: str = ""):
+    return presets.finetune_librispeech("10h", "base", variant)

@@ -1,0 +1,19 @@
+"""wav2vec 2.0 Large of LibriVox writes English from 100 hours of labels (W2V, section 4.3).
+
+    python -m xlsr_jax.train --config=configs/finetune_librivox_100h.py \\
+        --config.data.path=DIR --config.init_from=runs/wav2vec2_large_librivox
+
+Data: train-clean-100, as characters; the validation split is dev-other.
+Source: ``vox_100h.yaml``: peak rate 3e-5, 80 k updates, the first 10 k of the output layer alone,
+time spans 0.5, channel spans 0.5; 4 GPUs x 5 x 1.28 M samples an update. ``:paper`` takes the
+paper's text (Table 6, appendix B): 50 k updates, spans 0.5 and 0.5, 24 GPUs x 1.28 M samples,
+linear decay.
+Hardware: 4 GPUs in the yaml, 24 V100 in the paper. Result: 3.1 / 6.3 WER on test-clean / test-other
+without a language model, 2.3 / 4.6 with 4-grams (W2V, Table 9).
+"""
+
+from xlsr_jax import presets
+
+
+def get_config(variant: str = ""):
+    return presets.finetune_librispeech("100h", "large", variant)

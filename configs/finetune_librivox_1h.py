@@ -1,0 +1,20 @@
+"""wav2vec 2.0 Large of LibriVox writes English from one hour of labels (W2V, section 4.3).
+
+    python -m xlsr_jax.train --config=configs/finetune_librivox_1h.py \\
+        --config.data.path=DIR --config.init_from=runs/wav2vec2_large_librivox
+
+Data: Libri-light's 1-hour subset, as characters; the validation split is dev-other.
+``--config.data.label_seconds=3600`` draws as much from a larger training split.
+Source: ``vox_1h.yaml``: peak rate 3e-4, 13 k updates, the first 10 k of the output layer alone,
+time spans 0.75, channel spans 0.25; 4 GPUs x 5 x 1.28 M samples an update. ``:paper`` takes the
+paper's text (Table 6, appendix B): 13 k updates, spans 0.75 and 0.25, 24 GPUs x 1.28 M samples,
+linear decay.
+Hardware: 4 GPUs in the yaml, 24 V100 in the paper. Result: 17.2 / 20.3 WER on test-clean /
+test-other without a language model, 3.8 / 7.1 with 4-grams (W2V, Table 9).
+"""
+
+from xlsr_jax import presets
+
+
+def get_config(variant: str = ""):
+    return presets.finetune_librispeech("1h", "large", variant)
