@@ -61,3 +61,29 @@ def test_clipping_bounds_the_global_norm():
     _, state = clipped.update({"a": jnp.full(4, 100.0)}, clipped.init(params), params)
     moment = [leaf for leaf in jax.tree.leaves(state) if leaf.shape == (4,)][0]
     np.testing.assert_allclose(np.linalg.norm(moment), 1e-3 * 0.1, rtol=1e-4)
+
+
+@pytest.mark.parametrize("schedule", ["tri_stage", "tri_stage_linear"])
+def test_tri_stage_in_both_published_forms(schedule):
+    config = OptimizerConfig(
+        peak_lr=2e-5, schedule=schedule, warmup_share=0.1, hold_share=0.4, final_scale=0.05
+    )
+    updates = 20_000
+    # fairseq's stages: 2,000 updates from 1 % of the peak, 8,000 held, 10,000 of decay.
+    rate = lambda count: float(learning_rate(config, updates, count))  # noqa: E731
+    assert rate(0) == pytest.approx(2e-7)
+    assert rate(1_000) == pytest.approx(2e-7 + (2e-5 - 2e-7) / 2)
+    assert rate(2_000) == rate(9_999) == pytest.approx(2e-5)
+    middle = 2e-5 * 0.05**0.5 if schedule == "tri_stage" else 2e-5 * (1 + 0.05) / 2
+    assert rate(15_000) == pytest.approx(middle, rel=1e-4)
+    assert rate(20_000) == rate(30_000) == pytest.approx(1e-6, rel=1e-4)
+    assert rate(2_500 + 500) == float(learning_rate(config, updates, 2_500, offset=500))
+
+
+def test_what_nothing_trains_does_not_decay():
+    config = OptimizerConfig(peak_lr=0.1, warmup_share=0.0, weight_decay=0.5)
+    optimizer = make_optimizer(config, 10, frozen=("still",))
+    params = {"still": {"a": jnp.ones(2)}, "moving": {"a": jnp.ones(2)}}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    assert not np.any(updates["still"]["a"]) and np.all(np.asarray(updates["moving"]["a"]) < 0)
