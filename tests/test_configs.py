@@ -157,7 +157,7 @@ for hours, updates, frames, channels in (  # p of frames; share of channels, 64 
     spans = (updates, frames, channels)
     PAPER_TUNED[f"finetune_librispeech_{hours}"] = table_6(*spans, 0.05, 1_600.0)
     PAPER_TUNED[f"finetune_librivox_{hours}"] = table_6(*spans, 0.1, 1_920.0)
-DEMONSTRATIONS = {"quickstart", "quickstart_finetune", "probe_phones"}
+DEMONSTRATIONS = {"quickstart", "quickstart_finetune", "finetune_fsdd", "probe_phones"}
 RUN = {
     *PUBLISHED, *DEMONSTRATIONS, "finetune_xlsr10_base_separate", "finetune_xlsr10_large",
     "finetune_scratch", "finetune_librispeech_100h", "probe_cpc",

@@ -91,7 +91,8 @@ def test_a_row_does_not_see_the_others(flavour):
     config = dataclasses.replace(tool.tiny_config(flavour), statistics_include_padding=False)
     objective = FinetuneObjective(config, ObjectiveConfig(), CLASSES)
     params = objective.init(jax.random.key(0))
-    params["output"]["kernel"] *= 10
+    drawn = jax.random.normal(jax.random.key(1), params["output"]["kernel"].shape)
+    params["output"] = params["output"] | {"kernel": drawn}
     random = np.random.default_rng(0)
     lengths = (8_000, 3_333, 5_000)
     rows = [random.normal(0.1, 0.5, n).astype(np.float32) for n in lengths]

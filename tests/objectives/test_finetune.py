@@ -31,6 +31,14 @@ def batch(rows=4, samples=6_400):
     }
 
 
+def initial(objective):
+    """Parameters with an output layer that is not zero, as it begins."""
+    params = objective.init(jax.random.key(0))
+    kernel = params["output"]["kernel"]
+    drawn = 0.1 * jax.random.normal(jax.random.key(1), kernel.shape)
+    return params | {"output": params["output"] | {"kernel": drawn}}
+
+
 def sums(objective, params, given, train=False):
     loss = lambda params: objective.loss(params, given, jax.random.key(1), 0, train=train)  # noqa: E731
     return jax.jit(loss)(params)
@@ -38,7 +46,7 @@ def sums(objective, params, given, train=False):
 
 def test_filler_and_infeasible_rows_count_for_nothing():
     objective = FinetuneObjective(MODEL, ObjectiveConfig(), CLASSES, ("es", "sv"))
-    params = objective.init(jax.random.key(0))
+    params = initial(objective)
     whole = batch()
     part = {name: value[:2] for name, value in whole.items()}
     whole["weight"][3] = 0
@@ -63,7 +71,7 @@ def test_what_is_frozen_has_no_gradient(frozen, still):
     settings = ObjectiveConfig(frozen=frozen, mask_min_spans=1, mask_length=2)
     model = dataclasses.replace(MODEL, feature_grad_scale=1.0)
     objective = FinetuneObjective(model, settings, CLASSES)
-    params = objective.init(jax.random.key(0))
+    params = initial(objective)
     loss = lambda params: objective.loss(params, batch(), jax.random.key(1), 0)["loss"][0]  # noqa: E731
     gradient = jax.jit(jax.grad(loss))(params)
     without = {
@@ -96,7 +104,7 @@ def test_masks_have_the_published_shares():
 def test_frames_are_scored_by_their_own_labels():
     settings = ObjectiveConfig(target="frames", frozen="model")
     objective = FinetuneObjective(MODEL, settings, CLASSES)
-    params = objective.init(jax.random.key(0))
+    params = initial(objective)
     given = batch(2)
     logits, frames = objective.logits(params, given)
     labels = np.random.default_rng(1).integers(0, CLASSES, logits.shape[:2]).astype(np.int32)
@@ -112,7 +120,7 @@ def test_frames_are_scored_by_their_own_labels():
 
 
 def test_another_layer_can_be_read():
-    params = FinetuneObjective(MODEL, ObjectiveConfig(), CLASSES).init(jax.random.key(0))
+    params = initial(FinetuneObjective(MODEL, ObjectiveConfig(), CLASSES))
     outputs = [
         FinetuneObjective(MODEL, ObjectiveConfig(layer=layer), CLASSES).logits(params, batch())[0]
         for layer in (-1, 0, 1)

@@ -84,14 +84,13 @@ def greedy_errors(
     return errors_B, jnp.sum(emits_BT, axis=1)
 
 
-def init_head(key: jax.Array, width: int, classes: int, kernel: int = 1) -> layers.Params:
-    """Output layer: kernel [kernel * width, classes] uniform by fan-in (Xavier), bias 0."""
-    bound = (6 / (kernel * width + classes)) ** 0.5
-    shape = (kernel * width, classes)
-    return {
-        "kernel": jax.random.uniform(key, shape, minval=-bound, maxval=bound),
-        "bias": jnp.zeros(classes),
-    }
+def init_head(width: int, classes: int, kernel: int = 1) -> layers.Params:
+    """Output layer of zeros, [kernel * width, classes] and [classes]: all symbols equally likely.
+
+    The released code draws it (Xavier). Contexts have a large common part, so that a drawn layer
+    prefers one symbol everywhere, and CTC can stay there: it writes that symbol once an utterance.
+    """
+    return {"kernel": jnp.zeros((kernel * width, classes)), "bias": jnp.zeros(classes)}
 
 
 def apply_head(

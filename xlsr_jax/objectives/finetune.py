@@ -92,9 +92,8 @@ class FinetuneObjective:
         samples = jnp.array([window(self.model.config)])
         waveform = jnp.zeros((1, int(window(self.model.config))))
         trunk = self.model.init(key, waveform, samples, method=Wav2Vec2.read)["params"]
-        head_key = jax.random.fold_in(key, 2)
-        width, kernel = self.model.config.dim, self.config.head_kernel
-        return trunk | {"output": ctc.init_head(head_key, width, self.classes, kernel)}
+        head = ctc.init_head(self.model.config.dim, self.classes, self.config.head_kernel)
+        return trunk | {"output": head}
 
     def logits(
         self,
