@@ -9,6 +9,7 @@ import pytest
 
 from xlsr_jax.models.wav2vec2 import ModelConfig
 from xlsr_jax.objectives.finetune import FinetuneObjective, ObjectiveConfig
+from xlsr_jax.schema import ConfigError
 
 MODEL = ModelConfig(
     encoder_norm="layer", pre_norm=True, conv_dims=(8,) * 7, layers=2, dim=16, heads=2, ffn=32,
@@ -139,3 +140,10 @@ def test_alarm_of_blanks():
     stuck, fine = {"decoded": 0.0, "error_rate": 1.0}, {"decoded": 0.5, "error_rate": 0.9}
     assert "only blanks" in objective.alarms(stuck, 10)
     assert not objective.alarms(stuck, 9) and not objective.alarms(fine, 10)
+
+
+def test_an_encoder_that_only_seems_to_learn_is_refused():
+    still = dataclasses.replace(MODEL, feature_grad_scale=0.0)
+    with pytest.raises(ConfigError, match="leaves the feature encoder untrained"):
+        FinetuneObjective(still, ObjectiveConfig(frozen="nothing"), CLASSES)
+    FinetuneObjective(still, ObjectiveConfig(frozen="encoder"), CLASSES)

@@ -81,6 +81,11 @@ class FinetuneObjective:
             raise ConfigError(
                 f"objective.layer {objective.layer}: the model has layers 0 to {model.layers - 1}"
             )
+        if (frozen or objective.frozen) == "nothing" and not model.feature_grad_scale:
+            raise ConfigError(
+                "objective.frozen nothing with model.feature_grad_scale 0 leaves the feature "
+                "encoder untrained; set model.feature_grad_scale=1.0, or objective.frozen=encoder"
+            )
         self.config = objective
         self.model = Wav2Vec2(model, constrain, pretraining=False)
         self.classes = classes
