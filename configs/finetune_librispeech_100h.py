@@ -8,8 +8,9 @@ Source: ``base_100h.yaml``: peak rate 3e-5, 80 k updates, all of them of the Tra
 spans 0.65, channel spans 0.5; 2 GPUs x 4 x 3.2 M samples an update. ``:paper`` takes the paper's
 text (Table 6, appendix B): 50 k updates, spans 0.5 and 0.5, LayerDrop 0.05, output layer alone for
 10 k, linear decay.
-Hardware: 2 GPUs in the yaml, 8 V100 in the paper. Result: 6.1 / 13.3 WER on test-clean / test-other
-without a language model, 3.4 / 8.0 with 4-grams (W2V, Table 9).
+Hardware: 2 GPUs in the yaml, 8 V100 in the paper.
+Result (Table 9 of the paper): 6.1 / 13.3 WER on test-clean / test-other
+without a language model.
 """
 
 from xlsr_jax import presets

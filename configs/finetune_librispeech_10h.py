@@ -9,8 +9,9 @@ Source: ``base_10h.yaml``: peak rate 5e-5, 20 k updates, the first 10 k of the o
 time spans 0.65, channel spans 0.5, LayerDrop 0.05; 2 GPUs x 4 x 3.2 M samples an update. ``:paper``
 takes the paper's text (Table 6, appendix B): 20 k updates, spans 0.65 and 0.25, LayerDrop 0.05,
 linear decay.
-Hardware: 2 GPUs in the yaml, 8 V100 in the paper. Result: 11.1 / 17.6 WER on test-clean /
-test-other without a language model, 4.3 / 9.5 with 4-grams (W2V, Table 9).
+Hardware: 2 GPUs in the yaml, 8 V100 in the paper.
+Result (Table 9 of the paper): 11.1 / 17.6 WER on test-clean / test-other
+without a language model.
 """
 
 from xlsr_jax import presets

@@ -8,8 +8,9 @@ Data: Libri-light's 10-minute subset, as characters; the validation split is dev
 Source: ``base_10m.yaml``: peak rate 5e-5, 13 k updates, the first 10 k of the output layer alone,
 time spans 0.65, channel spans 0.25; 2 GPUs x 4 x 3.2 M samples an update. ``:paper`` takes the
 paper's text (Table 6, appendix B): 12 k updates, spans 0.75 and 0.5, LayerDrop 0.05, linear decay.
-Hardware: 2 GPUs in the yaml, 8 V100 in the paper. Result: 46.9 / 50.9 WER on test-clean /
-test-other without a language model, 9.1 / 15.6 with 4-grams (W2V, Table 9).
+Hardware: 2 GPUs in the yaml, 8 V100 in the paper.
+Result (Table 9 of the paper): 46.9 / 50.9 WER on test-clean / test-other
+without a language model.
 """
 
 from xlsr_jax import presets

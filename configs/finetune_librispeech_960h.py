@@ -8,8 +8,9 @@ Source: ``base_960h.yaml``: peak rate 1e-4, 320 k updates, all of them of the Tr
 spans 0.5, channel spans 0.1; 8 GPUs x 3.2 M samples an update. ``:paper`` takes the paper's text
 (Table 6, appendix B): 320 k updates, spans 0.5 and 0.1, LayerDrop 0.05, output layer alone for 10
 k, linear decay.
-Hardware: 8 GPUs in the yaml, 8 V100 in the paper. Result: 3.4 / 8.5 WER on test-clean / test-other
-without a language model, 2.6 / 6.1 with 4-grams (W2V, Table 10).
+Hardware: 8 GPUs in the yaml, 8 V100 in the paper.
+Result (Table 10 of the paper): 3.4 / 8.5 WER on test-clean / test-other
+without a language model.
 """
 
 from xlsr_jax import presets

@@ -8,8 +8,8 @@ Source: ``vox_100h.yaml``: peak rate 3e-5, 80 k updates, the first 10 k of the o
 time spans 0.5, channel spans 0.5; 4 GPUs x 5 x 1.28 M samples an update. ``:paper`` takes the
 paper's text (Table 6, appendix B): 50 k updates, spans 0.5 and 0.5, 24 GPUs x 1.28 M samples,
 linear decay.
-Hardware: 4 GPUs in the yaml, 24 V100 in the paper. Result: 3.1 / 6.3 WER on test-clean / test-other
-without a language model, 2.3 / 4.6 with 4-grams (W2V, Table 9).
+Hardware: 4 GPUs in the yaml, 24 V100 in the paper.
+Result: W2V, Table 9.
 """
 
 from xlsr_jax import presets

@@ -7,8 +7,9 @@ Data: all training sets, as characters; the validation split is dev-other.
 Source: ``vox_960h.yaml``: peak rate 3e-5, 320 k updates, the first 10 k of the output layer alone,
 time spans 0.5, channel spans 0.25; 24 GPUs x 1.28 M samples an update. ``:paper`` takes the paper's
 text (Table 6, appendix B): 320 k updates, spans 0.5 and 0.1, linear decay.
-Hardware: 24 GPUs in the yaml, 24 V100 in the paper. Result: 2.2 / 4.5 WER on test-clean /
-test-other without a language model, 2.0 / 3.6 with 4-grams (W2V, Table 10).
+Hardware: 24 GPUs in the yaml, 24 V100 in the paper.
+Result (Table 10 of the paper): 2.2 / 4.5 WER on test-clean / test-other
+without a language model.
 """
 
 from xlsr_jax import presets
