@@ -1,24 +1,30 @@
 """Does pretraining pay? One fine-tuning from three starts, over seeds, on the same labels.
 
     python -m xlsr_jax.prepare spoken_text --output=corpora/mix --hours=10
-    python -m xlsr_jax.prepare spoken_text --output=corpora/sv --languages sv --hours=0.25 \\
-        --seed=1 --valid-utterances=60 --test-utterances=200
     python -m xlsr_jax.train --config=configs/quickstart.py --workdir=runs/pretrained \\
         --config.data.path=corpora/mix --config.corpus.make= --config.training.updates=10000
+    python -m xlsr_jax.prepare spoken_text --output=corpora/sv --languages sv --hours=0.25 \\
+        --seed=1 --valid-utterances=60 --test-utterances=200
     python tools/compare_starts.py --pretrained=runs/pretrained --corpus=corpora/sv \\
         --output=runs/compared
 
-The starts: (a) the pretrained run; (b) random weights, all of them trained, with as many updates as
-given and the best of several rates, chosen on validation; (c) the pretrained run's own warm start
-(log-mel regression) without contrastive training. Every run can be killed and the command started
-again. Writes a Markdown table and a picture of test PER, mean and 95 % interval over the seeds.
+The starts: the pretrained run; the pretrained run's own warm start (log-mel regression) without
+contrastive training; random weights, all of them trained, at the best of several rates, chosen on
+validation. Other ``--config`` flags go to every fine-tuning. Can be killed and started again.
+Writes table.md and comparison.png: test PER by language, mean and 95 % interval over the seeds.
 """
 
 import argparse
+import concurrent.futures
+import itertools
 import json
+import math
+import os
+import queue
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,48 +33,77 @@ NAMES = {
     "warm_start": "log-mel warm start alone",
     "scratch": "from scratch",
 }
+COLOURS = {"pretrained": "#3b76a8", "warm_start": "#9db8cd", "scratch": "#c4661f"}
+AVERAGE = "average"
 T_95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}  # Student's t, two-sided, by number of seeds
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pretrained", type=Path, required=True, help="a pretraining run")
-    parser.add_argument("--corpus", type=Path, required=True, help="of the labels, one language")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--starts", nargs="+", choices=NAMES, default=list(NAMES))
-    parser.add_argument("--updates", type=int, default=400)
-    parser.add_argument("--scratch-updates", type=int, default=1200)
-    parser.add_argument("--rates", type=float, nargs="+", default=[1e-3], help="of (a) and (c)")
-    parser.add_argument("--scratch-rates", type=float, nargs="+", default=[1e-3])
-    flags, more = parser.parse_known_args()  # further --config flags go to every fine-tuning
-    config = json.loads((flags.pretrained / "config.json").read_text())
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--pretrained", type=Path, required=True, help="a pretraining run")
+    add("--corpus", type=Path, required=True, help="of the labels")
+    add("--languages", default="", help="of the corpus, comma-separated; all if not given")
+    add("--output", type=Path, required=True, help="folder of the runs and the table")
+    add("--seeds", type=int, default=3)
+    add("--starts", nargs="+", choices=NAMES, default=list(NAMES))
+    add("--updates", type=int, help="default that of configs/quickstart_finetune.py")
+    add("--rates", type=float, nargs="+", default=[1e-3], help="peak rates; several are tried")
+    add("--scratch-updates", type=int, help="default --updates")
+    add("--scratch-rates", type=float, nargs="+", default=[1e-3, 3e-3])
+    add("--jobs", type=int, default=1, help="runs side by side, each on cores of its own")
+    flags, more = parser.parse_known_args()
     flags.output.mkdir(parents=True, exist_ok=True)
     inits = {"pretrained": flags.pretrained, "scratch": None}
     if "warm_start" in flags.starts:
+        config = json.loads((flags.pretrained / "config.json").read_text())
         inits["warm_start"] = _warm_start(config, flags.output / "warm_start")
-    found = {}
-    for start in flags.starts:
-        scratch = start == "scratch"
-        for seed in range(flags.seeds):
-            folder = flags.output / f"{start}_{seed}"
+    cores = sorted(os.sched_getaffinity(0))
+    free = queue.SimpleQueue()
+    for job in range(flags.jobs):
+        free.put(cores[job :: flags.jobs])
+
+    def measure(start: str, seed: int) -> dict[str, float]:
+        own = free.get()
+        try:
+            scratch = start == "scratch"
             rates = flags.scratch_rates if scratch else flags.rates
-            updates = flags.scratch_updates if scratch else flags.updates
-            _finetune(folder, inits[start], flags.corpus, seed, rates, updates, more)
-            found.setdefault(start, []).append(_test(folder))
-            print(f"{NAMES[start]}, seed {seed}: PER {found[start][-1]:.1%}", flush=True)
-    _report(flags, found)
+            updates = scratch and flags.scratch_updates or flags.updates
+            folder = flags.output / f"{start}_{seed}"
+            common = [f"--config.data.path={flags.corpus}", "--config.corpus.make=", *more]
+            common.append(f"--config.data.languages={flags.languages}")
+            _finetune(folder, inits[start], seed, rates, updates, common, own)
+            found = _test(folder, own)
+        finally:
+            free.put(own)
+        print(f"{NAMES[start]}, seed {seed}: PER {found[AVERAGE]:.1%}", flush=True)
+        return found
+
+    runs = list(itertools.product(flags.starts, range(flags.seeds)))
+    with concurrent.futures.ThreadPoolExecutor(flags.jobs) as pool:
+        rates = list(pool.map(measure, *zip(*runs, strict=True)))
+    found = {
+        start: [rate for (other, _), rate in zip(runs, rates, strict=True) if other == start]
+        for start in flags.starts
+    }
+    (flags.output / "table.md").write_text(table := _table(found))
+    _draw(found, flags.output / "comparison.png")
+    print(table)
 
 
-def _run(*command: object) -> None:
+def _run(cores: Sequence[int], *command: object) -> None:
     print(" ".join(map(str, command)), file=sys.stderr, flush=True)
-    subprocess.run([sys.executable, *map(str, command)], check=True)
+    arguments = [sys.executable, *map(str, command)]
+    subprocess.run(arguments, check=True, preexec_fn=lambda: os.sched_setaffinity(0, cores))
 
 
 def _warm_start(config: dict, folder: Path) -> Path:
     """The warm start of a pretraining run, and no update after it: one at a rate of 0."""
     data, warm = config["data"], config["warm_start"]
     _run(
+        sorted(os.sched_getaffinity(0)),
         "-m", "xlsr_jax.train", f"--config={ROOT}/configs/quickstart.py", f"--workdir={folder}",
         f"--config.data.path={data['path']}", "--config.corpus.make=",
         f"--config.seed={config['seed']}", f"--config.warm_start.updates={warm['updates']}",
@@ -78,13 +113,13 @@ def _warm_start(config: dict, folder: Path) -> Path:
     return folder
 
 
-def _finetune(folder, init, corpus, seed, rates, updates, more) -> None:
+def _finetune(folder, init, seed, rates, updates, common, cores) -> None:
     flags = [
         f"--config={ROOT}/configs/quickstart_finetune.py", f"--workdir={folder}",
-        f"--config.data.path={corpus}", "--config.corpus.make=", "--config.data.languages=",
-        f"--config.seed={seed}", f"--config.training.updates={updates}",
-        "--config.data.eval_seconds=0", *more,
+        f"--config.seed={seed}", "--config.data.eval_seconds=0", *common,
     ]  # fmt: skip
+    if updates:
+        flags.append(f"--config.training.updates={updates}")
     if len(rates) == 1:
         flags.append(f"--config.optimizer.peak_lr={rates[0]}")
     else:
@@ -94,39 +129,82 @@ def _finetune(folder, init, corpus, seed, rates, updates, more) -> None:
                   "--config.model.feature_grad_scale=1.0"]  # fmt: skip
     else:
         flags.append(f"--config.init_from={init}")
-    _run("-m", "xlsr_jax.train", *flags)
+    _run(cores, "-m", "xlsr_jax.train", *flags)
 
 
-def _test(folder: Path) -> float:
-    """Corpus-level PER on the test split."""
-    output = folder / "test"
-    if not (output / "report.json").exists():
-        _run("-m", "xlsr_jax.evaluate", f"--run={folder}", "--split=test", f"--output={output}")
-    lines = (output / "utterances.jsonl").read_text().splitlines()
-    utterances = [json.loads(line) for line in lines]
-    errors = sum(utterance["errors"] for utterance in utterances)
-    return errors / sum(len(utterance["reference"].split()) for utterance in utterances)
+def _test(folder: Path, cores: Sequence[int]) -> dict[str, float]:
+    """Corpus-level PER on the test split, by language and as their average."""
+    report = folder / "test" / "report.json"
+    if not report.exists():
+        flags = f"--run={folder}", "--split=test", f"--output={report.parent}"
+        _run(cores, "-m", "xlsr_jax.evaluate", *flags)
+    languages = json.loads(report.read_text())["units"]["phoneme"]["languages"]
+    rates = {name: figures["corpus_rate"] for name, figures in languages.items()}
+    return rates | {AVERAGE: statistics.mean(rates.values())}
 
 
-def _report(flags: argparse.Namespace, found: dict[str, list[float]]) -> None:
-    rows = ["| start | test PER % by seed | mean | 95 % interval | relative to pretraining |",
-            "|---|---|---:|---|---:|"]  # fmt: skip
-    means = {start: statistics.mean(rates) for start, rates in found.items()}
-    for start, rates in found.items():
-        half = 0.0
-        if len(rates) in T_95:
-            half = T_95[len(rates)] * statistics.stdev(rates) / len(rates) ** 0.5
-        by_seed = ", ".join(f"{100 * rate:.1f}" for rate in rates)
-        gain = ""
-        if "pretrained" in means and start != "pretrained":
-            gain = f"{100 * (1 - means['pretrained'] / means[start]):.0f} % fewer errors"
-        rows.append(
-            f"| {NAMES[start]} | {by_seed} | {100 * means[start]:.1f} | "
-            f"± {100 * half:.1f} | {gain} |"
-        )
-    table = "\n".join(rows)
-    (flags.output / "table.md").write_text(table + "\n")
-    print(table)
+def _interval(rates: Sequence[float]) -> tuple[float, float]:
+    """Mean and half of the 95 % interval over seeds; nan where one seed gives none."""
+    if len(rates) not in T_95:
+        return statistics.mean(rates), math.nan
+    return statistics.mean(rates), T_95[len(rates)] * statistics.stdev(rates) / len(rates) ** 0.5
+
+
+def _columns(found: dict[str, list[dict[str, float]]]) -> list[str]:
+    languages = [name for name in next(iter(found.values()))[0] if name != AVERAGE]
+    return languages if len(languages) == 1 else [*languages, AVERAGE]
+
+
+def _table(found: dict[str, list[dict[str, float]]]) -> str:
+    """A row for each language and start."""
+    lines = ["| language | start | test PER % by seed | mean | 95 % interval | pretraining spares|",
+             "|---|---|---|---:|---|---|"]  # fmt: skip
+    for column in _columns(found):
+        for start, seeds in found.items():
+            rates = [seed[column] for seed in seeds]
+            mean, half = _interval(rates)
+            gain = ""
+            if "pretrained" in found and start != "pretrained":
+                best = statistics.mean(seed[column] for seed in found["pretrained"])
+                gain = f"{1 - best / mean:.0%} of the errors"
+            by_seed = ", ".join(f"{100 * rate:.1f}" for rate in rates)
+            half = f"± {100 * half:.1f}" if half == half else "one seed"
+            lines.append(
+                f"| {column} | {NAMES[start]} | {by_seed} | {100 * mean:.1f} | {half} | {gain} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _draw(found: dict[str, list[dict[str, float]]], path: Path) -> None:
+    """Bars by language, one for each start, with the seeds' intervals."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = _columns(found)
+    bar = 0.8 / len(found)
+    figure = Figure(figsize=(max(4.5, 1.5 + 0.28 * len(columns) * (1 + len(found))), 3.6), dpi=160)
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for number, (start, seeds) in enumerate(found.items()):
+        spread = [_interval([seed[column] for seed in seeds]) for column in columns]
+        places = [place + (number - (len(found) - 1) / 2) * bar for place in range(len(columns))]
+        means = [100 * mean for mean, _ in spread]
+        axes.bar(places, means, 0.92 * bar, color=COLOURS[start], label=NAMES[start], zorder=2)
+        halves = [0.0 if half != half else 100 * half for _, half in spread]
+        if any(halves):
+            axes.errorbar(places, means, halves, fmt="none", ecolor="#1d2b38", elinewidth=1,
+                          capsize=2, zorder=3)  # fmt: skip
+        for place, mean, half in zip(places, means, halves, strict=True):
+            axes.annotate(f"{mean:.0f}", (place, mean + half), (0, 3), ha="center", fontsize=7.5,
+                          textcoords="offset points")  # fmt: skip
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_ylabel("test PER, %")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(axis="x", length=0)
+    axes.grid(axis="y", color="#e3e7eb", linewidth=0.8, zorder=0)
+    axes.margins(y=0.12)
+    axes.legend(frameon=False, fontsize=8.5, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
+    figure.savefig(path, bbox_inches="tight", facecolor="white")
 
 
 if __name__ == "__main__":

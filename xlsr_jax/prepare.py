@@ -98,6 +98,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--valid-utterances", type=int, default=25, help="per language; default %(default)s")
     add("--test-utterances", type=int, default=25, help="per language; default %(default)s")
 
+    sentences = commands.add_parser(
+        "spoken_sentences", parents=[shared], help="lists of sentences, spoken by other voices"
+    )
+    sentences.set_defaults(corpus=_spoken_sentences)
+    add = sentences.add_argument
+    add("--source", required=True, help="folder of LANGUAGE/train.text, val.text: id, tab, text")
+    add("--seed", type=int, default=0)
+    add("--languages", nargs="+", metavar="LANGUAGE", help="default all of the source")
+
     check = commands.add_parser("check", help="compare every shard with its checksum")
     check.add_argument("--output", required=True, help="corpus directory")
     return parser
@@ -132,6 +141,12 @@ def _spoken_text(options: argparse.Namespace) -> Corpus:
         test_utterances=options.test_utterances,
         **languages,
     )
+
+
+def _spoken_sentences(options: argparse.Namespace) -> Corpus:
+    from xlsr_jax.data.corpora.spoken_sentences import SpokenSentences
+
+    return SpokenSentences(options.source, tuple(options.languages or ()), options.seed)
 
 
 if __name__ == "__main__":

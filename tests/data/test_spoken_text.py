@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from xlsr_jax.data import channel, records
-from xlsr_jax.data.corpora import sentences, spoken_text
+from xlsr_jax.data.corpora import sentences, spoken_text, voices
 from xlsr_jax.data.corpora.base import UnreadableAudio
 from xlsr_jax.data.corpora.spoken_text import SpokenText
 from xlsr_jax.text import espeak
@@ -27,7 +27,7 @@ def corpus():
 def seconds(utterance):
     """Length without the recording channel, which is most of the work."""
     text, voice, seed, utterance_id = utterance.load.args
-    drawn = channel.draw(spoken_text._rng(seed, utterance_id))
+    drawn = channel.draw(voices.generator(seed, utterance_id))
     return espeak.speak(text, voice).seconds + drawn.before + drawn.after
 
 
@@ -117,7 +117,7 @@ def test_alignment_moves_with_the_leading_silence_to_16_khz(corpus):
     utterance = corpus["test"][5]
     text, voice, seed, utterance_id = utterance.load.args
     spoken, speech = espeak.speak(text, voice), utterance.load()
-    before = channel.draw(spoken_text._rng(seed, utterance_id)).before
+    before = channel.draw(voices.generator(seed, utterance_id)).before
     assert speech.rate == records.SAMPLE_RATE
     assert speech.phonemes == spoken.phonemes == " ".join(p.symbol for p in speech.alignment)
     for phone, (_, start, end) in zip(speech.alignment, spoken.alignment, strict=True):
@@ -172,4 +172,4 @@ def test_what_cannot_be_made_says_why():
     with pytest.raises(records.CorpusError, match="no split 'dev'; it has train, valid, test"):
         SpokenText(1.0).utterances("dev")
     with pytest.raises(UnreadableAudio, match="nothing to speak"):
-        spoken_text.speak_and_record("...", espeak.Voice("es"), 0, "x")
+        voices.speak_and_record("...", espeak.Voice("es"), 0, "x")

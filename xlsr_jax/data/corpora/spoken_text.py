@@ -9,48 +9,29 @@ and test.
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from xlsr_jax.data import audio, channel
-from xlsr_jax.data.corpora import sentences
-from xlsr_jax.data.corpora.base import Phone, Speech, UnreadableAudio, Utterance
-from xlsr_jax.data.records import SAMPLE_RATE, CorpusError
+from xlsr_jax.data import channel
+from xlsr_jax.data.corpora import sentences, voices
+from xlsr_jax.data.corpora.base import Utterance
+from xlsr_jax.data.records import CorpusError
 from xlsr_jax.text import espeak
 
-REVISION = 1  # to be raised when a change of this file or of sentences.py changes the corpus
+REVISION = 1  # to be raised when a change here or in what it is made of changes the corpus
 
 # Train hours of Common Voice in XLSR (arXiv:2006.13979): Table 1, and section 3.3 for English.
 COMMON_VOICE_HOURS = {
     "es": 168, "fr": 353, "it": 90, "ky": 17, "nl": 29, "ru": 55, "sv": 3, "tr": 11, "tt": 17,
     "zh": 50, "en": 557,
 }  # fmt: skip
-# espeak voices of a language; where there are two, they are accents.
-ESPEAK_VOICES = {language: (language,) for language in COMMON_VOICE_HOURS} | {
-    "en": ("en", "en-us"),
-    "es": ("es", "es-419"),
-    "zh": ("cmn",),
-}
 # At 175 words a minute, as measured; where a release of espeak-ng or CLDR changes it, the speech of
 # the first train utterances corrects it.
 CHARACTERS_PER_SECOND = {
     "es": 16.0, "fr": 20.0, "it": 16.0, "ky": 13.8, "nl": 16.4, "ru": 18.2, "sv": 14.8, "tr": 13.3,
     "tt": 14.6, "zh": 4.4, "en": 15.2,
 }  # fmt: skip
-# Speakers: name -> (variant, words per minute, pitch).
-SHARED_VOICES = {
-    "f1": ("f1", 165, 50),
-    "f2": ("f2", 185, 45),
-    "f3": ("f3", 155, 60),
-    "f5": ("f5", 175, 40),
-    "m1": ("m1", 170, 50),
-    "m3": ("m3", 190, 55),
-    "m4": ("m4", 160, 40),
-    "m7": ("m7", 150, 60),
-}
-HELD_OUT_VOICES = {"f4": ("f4", 180, 55), "m2": ("m2", 175, 45)}
 SHORTEST, LONGEST, MEDIAN, SPREAD = 2.0, 10.0, 4.7, 0.4  # seconds; a log-normal, mean about 5
 FEWEST = 3  # utterances of a language, however small its share
 MEASURED = 40  # first train utterances of a language that are spoken to learn how long they last
@@ -126,7 +107,7 @@ class SpokenText:
         seen: set[str] = set()
         index = 0
         while left > SHORTEST / 2 or index < FEWEST:
-            rng = _rng(self.seed, language, split, index)
+            rng = voices.generator(self.seed, language, split, index)
             wanted = min(_duration(rng), most)
             if left - wanted < SHORTEST:  # the last one takes what is left
                 wanted = min(max(left, SHORTEST), LONGEST)
@@ -144,7 +125,7 @@ class SpokenText:
         seen: set[str] = set()
         count = self.valid_utterances if split == "valid" else self.test_utterances
         for index in range(count):
-            rng = _rng(self.seed, language, split, index)
+            rng = voices.generator(self.seed, language, split, index)
             draft = self._draft(language, split, index, _duration(rng), 1.0, rng, seen)
             yield draft.utterance(self.seed)
 
@@ -163,8 +144,8 @@ class SpokenText:
         ``slowness`` is how much longer speech lasts than ``CHARACTERS_PER_SECOND`` foretells.
         """
         utterance_id = f"{language}-{split}-{index:06d}"
-        speaker, voice = _draw_voice(language, split, rng)
-        recording = channel.draw(_rng(self.seed, utterance_id))
+        speaker, voice = voices.DEMONSTRATION.draw(language, split, rng)
+        recording = channel.draw(voices.generator(self.seed, utterance_id))
         silence = recording.before + recording.after
         pace = CHARACTERS_PER_SECOND[language] * voice.rate / 175
         characters = (seconds - silence) * pace / slowness
@@ -188,54 +169,9 @@ class _Draft:
     speech: float
 
     def utterance(self, seed: int) -> Utterance:
-        load = functools.partial(speak_and_record, self.text, self.voice, seed, self.id)
+        load = functools.partial(voices.speak_and_record, self.text, self.voice, seed, self.id)
         return Utterance(self.id, self.language, load, self.text, self.speaker)
-
-
-def speak_and_record(text: str, voice: espeak.Voice, seed: int, utterance_id: str) -> Speech:
-    """Speaks a text and puts it through the channel that (seed, id) gives; 16 kHz.
-
-    Raises:
-      UnreadableAudio: where espeak-ng does not speak it.
-    """
-    try:
-        spoken = espeak.speak(text, voice)
-    except espeak.SynthesisError as error:
-        raise UnreadableAudio(str(error)) from error
-    rng = _rng(seed, utterance_id)
-    recording = channel.draw(rng)
-    waveform = channel.record(audio.resample(spoken.waveform, spoken.rate), recording, rng)
-    offset = round(recording.before * SAMPLE_RATE)
-
-    def at_16khz(sample: int) -> int:
-        return offset + round(sample * SAMPLE_RATE / spoken.rate)
-
-    alignment = tuple(
-        Phone(symbol, at_16khz(start), at_16khz(end)) for symbol, start, end in spoken.alignment
-    )
-    return Speech(waveform, SAMPLE_RATE, spoken.phonemes, alignment)
 
 
 def _duration(rng: np.random.Generator) -> float:
     return float(np.clip(MEDIAN * np.exp(SPREAD * rng.standard_normal()), SHORTEST, LONGEST))
-
-
-def _draw_voice(
-    language: str, split: str, rng: np.random.Generator
-) -> tuple[str, espeak.Voice]:
-    """A speaker and the voice of this utterance, whose rate and pitch stray a little."""
-    names = sorted(SHARED_VOICES) + sorted(HELD_OUT_VOICES) * (split != "train")
-    number = int(rng.integers(len(names)))
-    variant, rate, pitch = (SHARED_VOICES | HELD_OUT_VOICES)[names[number]]
-    accents = ESPEAK_VOICES[language]
-    accent = accents[number % len(accents)]  # a speaker keeps to one
-    rate = round(rate * rng.uniform(0.92, 1.08))
-    pitch += int(rng.integers(-4, 5))
-    return f"{language}-{names[number]}", espeak.Voice(accent, variant, rate, pitch)
-
-
-def _rng(seed: int, *key: object) -> np.random.Generator:
-    """A generator of its own for every seed and key."""
-    text = "/".join(map(str, (seed, *key)))
-    digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
-    return np.random.default_rng(int.from_bytes(digest, "little"))
