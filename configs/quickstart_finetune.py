@@ -19,16 +19,16 @@ def get_config(variant: str = ""):
     data.languages = ("it",)
     data.label_seconds = 600.0
     data.batch_seconds = 40.0
-    data.max_crop_samples, data.min_samples, data.buckets = 192_000, 4_000, 3
+    data.max_crop_samples, data.min_samples, data.buckets = 192_000, 4_000, 2
     data.eval_seconds = 120.0
 
     objective = config.objective
     objective.freeze_updates = 60
-    objective.mask_prob, objective.mask_length = 0.3, 5
-    objective.channel_prob, objective.channel_length = 0.2, 16
+    objective.mask_prob, objective.mask_length = 0.1, 5
+    objective.channel_prob, objective.channel_length = 0.1, 16
     objective.alarm_patience = 400
     config.optimizer.peak_lr = 1e-3
     training = config.training
-    training.updates = 600
+    training.updates = 800
     training.log_every, training.eval_every, training.save_every = 20, 100, 200
     return presets.variant(config, variant)

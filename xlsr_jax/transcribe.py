@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xlsr_jax.data import audio, containers
+from xlsr_jax.data import audio
 from xlsr_jax.data.corpora.base import Speech, UnreadableAudio
 from xlsr_jax.data.corpora.folder import SUFFIXES
 from xlsr_jax.data.records import SAMPLE_RATE
@@ -135,52 +135,10 @@ def _opened(
         yield windows.Recording(name, measured.samples, waveform, blocks)
 
 
-def _blocks(path: str | os.PathLike[str] | np.ndarray) -> Iterator[np.ndarray]:
-    """What ``audio.decode`` and ``audio.to_record_rate`` give of a file, but in blocks.
-
-    Raises:
-      UnreadableAudio: with the reasons of those two; a length that is wrong shows at the end.
-    """
-    import soundfile
-    import soxr
-
-    if isinstance(path, np.ndarray):
-        yield audio.to_record_rate(Speech(path, SAMPLE_RATE))
-        return
-    try:
-        with open(path, "rb") as file:
-            if not os.fstat(file.fileno()).st_size:
-                raise UnreadableAudio("zero-length file")
-            containers.check_length(file)
-            with soundfile.SoundFile(path) as sound:
-                rate, promised, slack = sound.samplerate, sound.frames, 0
-                if not audio.LOWEST_RATE <= rate <= audio.HIGHEST_RATE:
-                    bounds = f"{audio.LOWEST_RATE} to {audio.HIGHEST_RATE} Hz"
-                    raise UnreadableAudio(f"sampling rate outside {bounds}: {rate} Hz")
-                if sound.format == "MP3":
-                    held, slack = containers.mp3_samples(file), audio.MP3_SLACK
-                    promised = promised if held is None else held
-                stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
-                count = 0
-                while len(block := sound.read(audio.BLOCK, dtype="float32", always_2d=True)):
-                    count += len(block)
-                    block = block.mean(axis=1) if block.shape[1] > 1 else block[:, 0]
-                    peak = float(np.abs(block).max())
-                    if not peak <= audio.LOUDEST:  # NaN is not either
-                        raise UnreadableAudio(f"samples beyond full scale: peak {peak:g}")
-                    yield block if rate == SAMPLE_RATE else stream.resample_chunk(block)
-                if promised < 1 << 60 and count < promised - slack:
-                    raise UnreadableAudio(f"truncated: {count} of {promised} samples")
-                if rate != SAMPLE_RATE:
-                    yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
-    except OSError as error:
-        raise UnreadableAudio(f"file cannot be read: {error.strerror}") from error
-    except soundfile.LibsndfileError as error:
-        said = error.error_string.strip().rstrip(".")
-        kind = "not audio" if error.code == 1 else "damaged audio"
-        raise UnreadableAudio(f"{kind}: {said}") from error
-    except TypeError as error:  # a name that ends in .raw has libsndfile ask for its format
-        raise UnreadableAudio("not audio: no header") from error
+def _blocks(recording: str | os.PathLike[str] | np.ndarray) -> Iterator[np.ndarray]:
+    if isinstance(recording, np.ndarray):
+        return iter([audio.to_record_rate(Speech(recording, SAMPLE_RATE))])
+    return audio.stream(recording)
 
 
 def find(patterns: Iterable[str]) -> tuple[dict[str, str], list[str]]:
@@ -224,6 +182,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # who read the output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (ConfigError, RuntimeError, OSError) as error:  # RuntimeError: CheckpointError, JAX
         said = str(error).strip().splitlines() or [""]
         print(f"{type(error).__name__}: {said[0][:500]}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """Audio: decode, mix down, resample to 16 kHz, normalize, crop. NumPy in, NumPy out."""
 
 import os
+from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np
@@ -26,16 +27,50 @@ def decode(path: str | os.PathLike[str], max_seconds: float = float("inf")) -> S
     Raises:
       UnreadableAudio: missing, zero-length, not audio, truncated, damaged, or too long.
     """
+    blocks = list(_mono_blocks(path, max_seconds))
+    rate, first = blocks[0]
+    waveform = first if len(blocks) == 1 else np.concatenate([block for _, block in blocks])
+    return Speech(waveform, rate)
+
+
+def stream(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
+    """What ``decode`` and ``to_record_rate`` give of a file, in blocks, for files of any length.
+
+    How short it is shows at the end, and is for the caller to judge.
+
+    Raises:
+      UnreadableAudio: while iterating, with the reasons of those two.
+    """
+    import soxr
+
+    resampler = None
+    for rate, block in _mono_blocks(path, float("inf")):
+        _check(block, rate)
+        if rate != SAMPLE_RATE:
+            if resampler is None:
+                resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, "float32", quality="HQ")
+            block = resampler.resample_chunk(block)
+        yield block
+    if resampler is not None:
+        yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+def _mono_blocks(
+    path: str | os.PathLike[str], max_seconds: float
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(rate in Hz, [samples] float32) of at most ``BLOCK`` samples, one block at least."""
     try:
         with open(path, "rb") as file:
-            return _decode(file, os.fspath(path), max_seconds)
+            yield from _read_blocks(file, os.fspath(path), max_seconds)
     except FileNotFoundError as error:
         raise UnreadableAudio("file is missing") from error
-    except (PermissionError, IsADirectoryError) as error:
+    except OSError as error:
         raise UnreadableAudio(f"file cannot be opened: {error.strerror}") from error
 
 
-def _decode(file: BinaryIO, path: str, max_seconds: float) -> Speech:
+def _read_blocks(
+    file: BinaryIO, path: str, max_seconds: float
+) -> Iterator[tuple[int, np.ndarray]]:
     import soundfile
 
     if os.fstat(file.fileno()).st_size == 0:
@@ -46,16 +81,18 @@ def _decode(file: BinaryIO, path: str, max_seconds: float) -> Speech:
             promised, rate = sound.frames, sound.samplerate
             if promised > max_seconds * rate:
                 raise UnreadableAudio(f"too long: {promised / rate:.1f} s, over {max_seconds:g} s")
-            blocks, count = [], 0
+            count = 0
             while len(block := sound.read(BLOCK, dtype="float32", always_2d=True)):
-                blocks.append(block.mean(axis=1) if block.shape[1] > 1 else block[:, 0])
                 count += len(block)
                 if count > max_seconds * rate:  # of a stream whose header gives no length
                     raise UnreadableAudio(f"too long: over {max_seconds:g} s")
+                yield rate, block.mean(axis=1) if block.shape[1] > 1 else block[:, 0]
     except soundfile.LibsndfileError as error:
         said = error.error_string.strip().rstrip(".")
         kind = "not audio" if error.code == 1 else "damaged audio"
         raise UnreadableAudio(f"{kind}: {said}") from error
+    except TypeError as error:  # a name that ends in .raw has libsndfile ask for its format
+        raise UnreadableAudio("not audio: no header") from error
     held = containers.mp3_samples(file) if sound.format == "MP3" else None
     if held is not None:  # then ``promised`` was a guess, at which libsndfile also stops
         if count < held - MP3_SLACK:
@@ -66,7 +103,6 @@ def _decode(file: BinaryIO, path: str, max_seconds: float) -> Speech:
         raise UnreadableAudio(f"truncated: {count} of {promised} samples")
     if not count:
         raise UnreadableAudio("no samples")
-    return Speech(blocks[0] if len(blocks) == 1 else np.concatenate(blocks), rate)
 
 
 def to_record_rate(speech: Speech) -> np.ndarray:
@@ -77,9 +113,19 @@ def to_record_rate(speech: Speech) -> np.ndarray:
     waveform = np.asarray(speech.waveform, np.float32)
     if waveform.ndim != 1:
         raise UnreadableAudio(f"not mono: shape {waveform.shape}")
-    if not LOWEST_RATE <= speech.rate <= HIGHEST_RATE:
+    _check(waveform, speech.rate)
+    waveform = resample(waveform, speech.rate)
+    if len(waveform) < SHORTEST:
         raise UnreadableAudio(
-            f"sampling rate outside {LOWEST_RATE} to {HIGHEST_RATE} Hz: {speech.rate} Hz"
+            f"shorter than one frame: {len(waveform)} of {SHORTEST} samples at 16 kHz"
+        )
+    return waveform
+
+
+def _check(waveform: np.ndarray, rate: int) -> None:
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise UnreadableAudio(
+            f"sampling rate outside {LOWEST_RATE} to {HIGHEST_RATE} Hz: {rate} Hz"
         )
     bad = int(np.count_nonzero(~np.isfinite(waveform)))
     if bad:
@@ -87,12 +133,6 @@ def to_record_rate(speech: Speech) -> np.ndarray:
     peak = float(np.abs(waveform).max(initial=0.0))
     if peak > LOUDEST:
         raise UnreadableAudio(f"samples beyond full scale: peak {peak:g}, expected [-1, 1]")
-    waveform = resample(waveform, speech.rate)
-    if len(waveform) < SHORTEST:
-        raise UnreadableAudio(
-            f"shorter than one frame: {len(waveform)} of {SHORTEST} samples at 16 kHz"
-        )
-    return waveform
 
 
 def resample(waveform: np.ndarray, rate: int, target: int = SAMPLE_RATE) -> np.ndarray:

@@ -4,6 +4,7 @@ libsndfile shortens a truncated WAV or OGG without a word, and guesses the lengt
 has no length header from its first frame.
 """
 
+import mmap
 import os
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -48,17 +49,16 @@ def _missing_wav_bytes(file: BinaryIO, size: int) -> int:
 
 def mp3_samples(file: BinaryIO) -> int | None:
     """Samples of an MP3 by counting its frames; None where a header gives its length."""
-    file.seek(0)
-    data = file.read()
     count = 0
-    for begin, end, samples in _mp3_frames(data):
-        if not count and any(tag in data[begin:end] for tag in (b"Xing", b"Info", b"VBRI")):
-            return None
-        count += samples
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for begin, end, samples in _mp3_frames(data):
+            if not count and any(tag in data[begin:end] for tag in (b"Xing", b"Info", b"VBRI")):
+                return None
+            count += samples
     return count
 
 
-def _mp3_frames(data: bytes) -> Iterator[tuple[int, int, int]]:
+def _mp3_frames(data: mmap.mmap) -> Iterator[tuple[int, int, int]]:
     """(begin, end, samples) of each Layer III frame, past tags and damage."""
     at = 0
     if data[:3] == b"ID3" and len(data) > 10:  # its length has seven bits a byte
