@@ -186,7 +186,9 @@ def test_published_values_of_fine_tuning(name):
 
 @pytest.mark.parametrize("name", [*PAPER, *PAPER_TUNED])
 def test_the_papers_text_where_the_code_differs(name):
-    check(load(PATHS[name], "paper"), (PAPER | PAPER_TUNED)[name])
+    config = load(PATHS[name], "paper")
+    check(config, (PAPER | PAPER_TUNED)[name])
+    assert config.model.heads == (8 if config.model.encoder_norm == "group" else 16)
 
 
 def test_no_config_is_left_out():

@@ -200,13 +200,13 @@ def variant(config: ConfigDict, name: str) -> ConfigDict:
 
 
 def _paper(config: ConfigDict) -> ConfigDict:
+    if config.model.encoder_norm == "group":
+        config.model.heads = 8  # the released weights were trained with 12
     if config.method == "finetune":
         config.optimizer.schedule, config.optimizer.final_scale = "tri_stage_linear", 0.0
         return config
     config.objective.diversity = "entropy"
     config.objective.feature_penalty_weight = 10.0  # XLSR section 2.1; W2V: for LibriSpeech only
-    if config.model.encoder_norm == "group":
-        config.model.heads = 8  # the released weights were trained with 12
     if config.name.startswith(("xlsr", "babel")):
         model = config.model
         model.dropout = model.attention_dropout = 0.1

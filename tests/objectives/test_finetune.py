@@ -140,6 +140,9 @@ def test_alarm_of_blanks():
     stuck, fine = {"decoded": 0.0, "error_rate": 1.0}, {"decoded": 0.5, "error_rate": 0.9}
     assert "only blanks" in objective.alarms(stuck, 10)
     assert not objective.alarms(stuck, 9) and not objective.alarms(fine, 10)
+    # While the output layer learns alone, blanks are what there is.
+    alone = FinetuneObjective(MODEL, objective.config, CLASSES, frozen="model")
+    assert not alone.alarms(stuck, 10)
 
 
 def test_an_encoder_that_only_seems_to_learn_is_refused():

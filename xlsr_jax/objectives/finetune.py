@@ -54,7 +54,7 @@ class ObjectiveConfig:
     head_kernel: int = setting(1, "frames that an output sees (modified CPC's probe: 8)", low=1)
     head_stride: int = setting(1, "frames between outputs (modified CPC's probe: 4)", low=1)
     alarm_patience: int = setting(
-        2_000, "updates after which outputs that are all blank raise an alarm", low=1
+        2_000, "updates after the freeze, after which outputs all blank raise an alarm", low=1
     )
 
 
@@ -244,7 +244,8 @@ class FinetuneObjective:
 
     def alarms(self, figures: Mapping[str, float], step: int) -> dict[str, str]:
         """A model that still writes nothing but blanks."""
-        if step < self.config.alarm_patience or figures["decoded"] > 0.01:
+        output_layer_alone = self.frozen != self.config.frozen
+        if output_layer_alone or step < self.config.alarm_patience or figures["decoded"] > 0.01:
             return {}
         return {
             "only blanks": f"after {step} updates the outputs are still all blank (error rate "
