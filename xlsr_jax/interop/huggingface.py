@@ -1,5 +1,7 @@
 """Weights and config.json of transformers' ``Wav2Vec2ForPreTraining`` and ``Wav2Vec2ForCTC``.
 
+Those of ``UniSpeechForPreTraining`` are read and written too, by settings of that model.
+
 Names are matched whole, one to one, and every key left over on either side is reported. State
 dicts hold NumPy arrays; PyTorch is not needed. Layouts: PyTorch's linear kernels are transposed,
 its convolutions [out, in, k] become [k, in, out], and a layer's parameters are one slice of a
@@ -11,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xlsr_jax.models.wav2vec2 import ModelConfig
+from xlsr_jax.models import unispeech
+from xlsr_jax.models.wav2vec2 import ModelConfig, Wav2Vec2
 from xlsr_jax.schema import ConfigError
 
 Array = np.ndarray
@@ -39,10 +42,11 @@ class Entry(NamedTuple):
 
 
 # Since PyTorch 2.1 a weight-normalised layer may store its two parts under other names.
-WEIGHT_NORM = "wav2vec2.encoder.pos_conv_embed.conv."
+WEIGHT_NORM = "encoder.pos_conv_embed.conv."
 ALIASES = {
-    WEIGHT_NORM + "weight_g": WEIGHT_NORM + "parametrizations.weight.original0",
-    WEIGHT_NORM + "weight_v": WEIGHT_NORM + "parametrizations.weight.original1",
+    f"{model}.{WEIGHT_NORM}{before}": f"{model}.{WEIGHT_NORM}parametrizations.weight.{now}"
+    for model in ("wav2vec2", "unispeech")
+    for before, now in (("weight_g", "original0"), ("weight_v", "original1"))
 }
 
 LAYER_NAMES = {
@@ -62,7 +66,8 @@ def from_state_dict(
     """Our parameters, fp32, from their state dict.
 
     Args:
-      classes: outputs of ``Wav2Vec2ForCTC``; 0 for ``Wav2Vec2ForPreTraining``.
+      classes: outputs of ``Wav2Vec2ForCTC``; 0 for ``Wav2Vec2ForPreTraining``. With the settings
+        of UniSpeech, of the classifier that it is pretrained with.
 
     Raises:
       UnmatchedWeights: naming every missing key, every key of theirs that has no place with us,
@@ -72,8 +77,7 @@ def from_state_dict(
     for name, alias in ALIASES.items():
         if alias in state:
             state[name] = state.pop(alias)
-    shapes = _shapes(config) | {("output", "kernel"): (config.dim, classes)}
-    shapes[("output", "bias")] = (classes,)
+    shapes = _shapes(config, classes)
     params: dict[str, Any] = {}
     missing, misshapen = [], []
     for entry in entries(config, classes):
@@ -137,31 +141,34 @@ def entries(config: ModelConfig, classes: int = 0) -> Iterator[Entry]:
         yield from plain(theirs + ".bias", *ours, "bias", layer=layer)
 
     reverse = lambda x: x.transpose(2, 1, 0)  # noqa: E731
+    is_unispeech = isinstance(config, unispeech.ModelConfig)
+    model = "unispeech" if is_unispeech else "wav2vec2"
     for i in range(len(config.conv_dims)):
-        theirs = f"wav2vec2.feature_extractor.conv_layers.{i}"
+        theirs = f"{model}.feature_extractor.conv_layers.{i}"
         ours = ("feature_encoder", f"conv_{i}")
         yield Entry(f"{theirs}.conv.weight", (*ours, "kernel"), None, reverse, reverse)
         if config.conv_bias:
             yield from plain(f"{theirs}.conv.bias", *ours, "bias")
         if config.encoder_norm == "layer" or i == 0:
             yield from norm(f"{theirs}.layer_norm", "feature_encoder", f"norm_{i}")
-    yield from norm("wav2vec2.feature_projection.layer_norm", "feature_norm")
-    yield from linear("wav2vec2.feature_projection.projection", "feature_projection")
-    yield from plain("wav2vec2.masked_spec_embed", "mask_embedding")
+    yield from norm(f"{model}.feature_projection.layer_norm", "feature_norm")
+    yield from linear(f"{model}.feature_projection.projection", "feature_projection")
+    yield from plain(f"{model}.masked_spec_embed", "mask_embedding")
 
     position = ("context_network", "position")
     for part in ("weight_g", "weight_v"):
-        yield Entry(WEIGHT_NORM + part, (*position, part), None, reverse, reverse)
-    yield from plain(WEIGHT_NORM + "bias", *position, "bias")
-    yield from norm("wav2vec2.encoder.layer_norm", "context_network", "norm")
+        theirs = f"{model}.{WEIGHT_NORM}{part}"
+        yield Entry(theirs, (*position, part), None, reverse, reverse)
+    yield from plain(f"{model}.{WEIGHT_NORM}bias", *position, "bias")
+    yield from norm(f"{model}.encoder.layer_norm", "context_network", "norm")
     for i in range(config.layers):
-        theirs, ours = f"wav2vec2.encoder.layers.{i}", ("context_network", "layers")
+        theirs, ours = f"{model}.encoder.layers.{i}", ("context_network", "layers")
         for name, our_name in LAYER_NAMES.items():
             yield from linear(f"{theirs}.{name}", *ours, our_name, layer=i)
         for name, our_name in LAYER_NORMS.items():
             yield from norm(f"{theirs}.{name}", *ours, our_name, layer=i)
 
-    if classes:
+    if classes and not is_unispeech:
         yield from linear("lm_head", "output")
         return
     codebook = (config.groups, config.codewords, config.code_dim // config.groups)
@@ -174,7 +181,12 @@ def entries(config: ModelConfig, classes: int = 0) -> Iterator[Entry]:
     )
     yield from linear("quantizer.weight_proj", "quantizer", "logits")
     yield from linear("project_q", "quantized_projection")
-    yield from linear("project_hid", "context_projection")
+    if is_unispeech and config.targets == "context_width":
+        yield from linear("project_hid", "target_projection")
+    else:
+        yield from linear("project_hid", "context_projection")
+    if is_unispeech and classes:
+        yield from linear("ctc_proj", "ctc_output")
 
 
 # config.json key -> our setting, where the value is the same.
@@ -249,19 +261,22 @@ def from_config_json(values: Mapping[str, Any]) -> ModelConfig:
     )
 
 
-def _shapes(config: ModelConfig) -> dict[tuple[str, ...], tuple[int, ...]]:
+def _shapes(config: ModelConfig, classes: int) -> dict[tuple[str, ...], tuple[int, ...]]:
     """Shape of every parameter of ours, from the model itself."""
     import jax
 
     from xlsr_jax.models.feature_encoder import receptive_field
-    from xlsr_jax.models.wav2vec2 import Wav2Vec2
 
+    is_unispeech = isinstance(config, unispeech.ModelConfig)
+    model = unispeech.UniSpeech(config, classes=classes) if is_unispeech else Wav2Vec2(config)
     samples, _ = receptive_field(config.conv_kernels, config.conv_strides)
     f32, i32 = np.float32, np.int32
     shape = lambda dims, dtype: jax.ShapeDtypeStruct(dims, dtype)  # noqa: E731
     inputs = shape((1, samples), f32), shape((1,), i32), shape((1, 1), bool), shape((1, 1), i32)
-    params = jax.eval_shape(Wav2Vec2(config).init, jax.random.key(0), *inputs)["params"]
-    return {path: leaf.shape for path, leaf in _leaves(params)}
+    params = jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
+    shapes = {path: leaf.shape for path, leaf in _leaves(params)}
+    output = {("output", "kernel"): (config.dim, classes), ("output", "bias"): (classes,)}
+    return shapes | output
 
 
 def _leaves(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[Any, Any]]:

@@ -161,8 +161,12 @@ class Wav2Vec2(nn.Module):
         self.quantized_projection = self.param(
             "quantized_projection", layers.init_linear, c.code_dim, c.final_dim
         )
+        self.setup_comparison()
+
+    def setup_comparison(self):
+        """What brings contexts and targets to one width, beside ``quantized_projection``."""
         self.context_projection = self.param(
-            "context_projection", layers.init_linear, c.dim, c.final_dim
+            "context_projection", layers.init_linear, self.config.dim, self.config.final_dim
         )
 
     def encode(

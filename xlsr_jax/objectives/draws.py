@@ -10,7 +10,7 @@ from xlsr_jax.models.context_network import Randomness
 from xlsr_jax.models.dropout import row_seeds
 from xlsr_jax.models.wav2vec2 import ModelConfig
 
-MASK, DISTRACTORS, GUMBEL, DROPOUT, CHANNELS = range(5)
+MASK, DISTRACTORS, GUMBEL, DROPOUT, CHANNELS, EVERYWHERE, REPLACE = range(7)
 _LAYERDROP_KEY = 2**31 - 1  # beyond every row number
 
 

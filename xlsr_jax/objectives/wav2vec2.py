@@ -130,35 +130,63 @@ class Wav2Vec2Objective:
           ConfigError: where rows, microbatches and diversity groups do not divide, or rows are
             shorter than one frame.
         """
-        cfg, c = self.config, self.model.config
+        return self._pretrain(params, batch, key, step, train, microbatches)[0]
+
+    def _pretrain(
+        self, params, batch, key, step, train, microbatches
+    ) -> tuple[Sums, Forward, masking.Masked]:
+        """The sums of ``loss``, and the forward pass and the masks that they come from."""
+        cfg = self.config
         groups = self._local_groups(batch["waveform"].shape[0], microbatches) if train else 1
         keys_B = draws.row_keys(key, batch["row"])
         masked = self._masked(batch, draws.purpose(keys_B, draws.MASK))
-        if "distractors" in batch:
-            distractors = batch["distractors"]
-        else:
-            distractors = contrastive.draw_distractors(
-                draws.purpose(keys_B, draws.DISTRACTORS), masked.valid, cfg.distractors
-            )
-        gumbel, randomness = None, None
-        if train:
-            shape = (masked.valid.shape[1], c.groups, c.codewords)
-            draw = lambda key: jax.random.gumbel(key, shape)  # noqa: E731
-            gumbel_keys_B = draws.purpose(keys_B, draws.GUMBEL)
-            gumbel = batch["gumbel"] if "gumbel" in batch else jax.vmap(draw)(gumbel_keys_B)
-            randomness = draws.randomness(key, keys_B, c)
+        distractors = batch.get("distractors")
+        if distractors is None:
+            distractors = self._distractors(batch, masked, keys_B)
         temperature = cfg.gumbel_temperature(step)
+        random = self._random(batch, masked, key, keys_B) if train else {}
         forward = self.model.apply(
             {"params": params},
             batch["waveform"],
             batch["samples"],
             masked.mask,
             masked.positions,
-            gumbel,
-            temperature,
-            randomness,
+            temperature=temperature,
+            **random,
         )
-        return self._sums(forward, batch, masked, distractors, temperature, groups)
+        sums = self._sums(forward, batch, masked, distractors, temperature, groups)
+        return sums, forward, masked
+
+    def _distractors(self, batch, masked: masking.Masked, keys_B) -> jax.Array:
+        keys_B = draws.purpose(keys_B, draws.DISTRACTORS)
+        return contrastive.draw_distractors(keys_B, masked.valid, self.config.distractors)
+
+    def _random(self, batch, masked: masking.Masked, key, keys_B) -> dict[str, Any]:
+        """What is drawn in training alone, as arguments of the model."""
+        random = {"randomness": draws.randomness(key, keys_B, self.model.config)}
+        random["gumbel_BMGV"] = batch.get("gumbel")
+        if random["gumbel_BMGV"] is None:
+            random["gumbel_BMGV"] = self._gumbel(
+                draws.purpose(keys_B, draws.GUMBEL), masked.valid.shape[1]
+            )
+        return random
+
+    def _gumbel(self, keys_B, frames: int) -> jax.Array:
+        """[B, frames, G, V] noise of the code choice."""
+        shape = (frames, self.model.config.groups, self.model.config.codewords)
+        return jax.vmap(lambda key: jax.random.gumbel(key, shape))(keys_B)
+
+    def _score(
+        self, forward: Forward, masked: masking.Masked, distractors
+    ) -> contrastive.Scores:
+        return contrastive.score(
+            forward.contexts,
+            forward.targets,
+            forward.quantized.codes,
+            masked.valid,
+            distractors,
+            self.config.temperature,
+        )
 
     def _local_groups(self, rows: int, microbatches: int) -> int:
         """Diversity groups among ``rows``; row i belongs to group i mod this number."""
@@ -201,14 +229,7 @@ class Wav2Vec2Objective:
     def _sums(self, forward: Forward, batch, masked, distractors, temperature, groups) -> Sums:
         cfg, c = self.config, self.model.config
         weight_B = batch["weight"]
-        scores = contrastive.score(
-            forward.contexts,
-            forward.targets,
-            forward.quantized.codes,
-            masked.valid,
-            distractors,
-            cfg.temperature,
-        )
+        scores = self._score(forward, masked, distractors)
         scores = jax.tree.map(lambda x_B: x_B * weight_B, scores)
         frames = jnp.sum(scores.frames)
         contrastive_loss = jnp.sum(scores.loss)
