@@ -35,6 +35,9 @@ class DataConfig:
     label_seconds: float = setting(
         0.0, "labelled audio per language to fine-tune on, seconds; 0 for all there is", low=0
     )
+    same_speaker: int = setting(
+        0, "rows come in groups of this many of one speaker (m-CPC: 8); 0 mixes speakers", low=0
+    )
     workers: int = setting(0, "processes that read audio; 0 reads in threads of this one", low=0)
     threads: int = setting(2, "threads that read, in each process; one batch each", low=1)
     prefetch: int = setting(2, "batches read ahead, in each process", low=1)

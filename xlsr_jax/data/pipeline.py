@@ -8,6 +8,8 @@ the others:
     per bucket                mix of languages -> batches of numbers -> this host's slice of rows
     stream                    mix of buckets -> open, normalize, crop, stack -> threads -> processes
 
+Where batches are of one speaker, a group of record numbers stands for a number in the first two.
+
 Grain is imported inside functions, and nothing of JAX here. (Grain itself imports ``jax.profiler``
 where JAX is installed, without starting a backend.)
 """
@@ -24,9 +26,11 @@ import numpy as np
 
 from xlsr_jax.data import audio, records
 from xlsr_jax.data.index import DataConfig, Index
+from xlsr_jax.data.joint import JointPlan
 from xlsr_jax.data.labelled import LabelledEvalPlan, LabelledPlan
 from xlsr_jax.data.plan import EvalPlan, TrainPlan, plan_evaluation, plan_training
 from xlsr_jax.data.records import CorpusError, Record
+from xlsr_jax.data.speakers import Groups
 from xlsr_jax.schema import ConfigError
 
 __all__ = ["Batch", "DataConfig", "EvalPlan", "TrainPlan", "eval_batches", "plan_evaluation",
@@ -48,11 +52,11 @@ and of a labelled plan, whose utterances are whole:
     label_count [b] int32
 """
 
-_SHUFFLE, _CROP = 1, 2  # purposes of randomness, so that no two share a seed
+_SHUFFLE, _CROP, _GROUP = 1, 2, 3  # purposes of randomness, so that no two share a seed
 
 
 def train_batches(
-    plan: TrainPlan, *, seed: int, start_step: int = 0, host: int = 0, hosts: int = 1
+    plan: TrainPlan | JointPlan, *, seed: int, start_step: int = 0, host: int = 0, hosts: int = 1
 ) -> Iterator[Batch]:
     """Endless training batches from ``start_step`` on; the rows of one host.
 
@@ -64,20 +68,32 @@ def train_batches(
       seed: of the data stream.
       start_step: update to start at; 10^6 is as quick as 0.
       host, hosts: the batch at a step is the same for any number of hosts; host h gets the h-th
-        contiguous part of its rows.
+        contiguous part of its rows, in whole groups of one speaker where the plan has them.
 
     Raises:
-      ConfigError: the rows do not divide over the hosts.
+      ConfigError: the rows do not divide over the hosts, or labelled batches of one speaker.
       CorpusError: a shard that is missing, truncated or damaged; also from the iterator.
     """
     config = plan.config
+    steps = _steps(plan, seed, host, hosts)
+    return _iterate(steps[start_step:], config.threads, config.prefetch, config.workers)
+
+
+def _steps(plan: TrainPlan | JointPlan, seed: int, host: int, hosts: int) -> Any:
+    """A ``grain.MapDataset`` of this host's rows of each batch."""
+    import grain
+
+    if isinstance(plan, JointPlan):
+        kinds = [_steps(part, seed, host, hosts) for part in (plan.labelled, plan.unlabelled)]
+        return grain.MapDataset.mix(kinds, weights=[1 - plan.share, plan.share])
     reader = Reader(plan.index)
     if isinstance(plan, LabelledPlan):
+        if plan.config.same_speaker:
+            raise ConfigError("batches with labels mix speakers; set config.data.same_speaker=0")
         read = partial(_read_whole, reader, plan, host)
     else:
         read = partial(_read_crops, reader, plan, seed, host, hosts)
-    steps = schedule(plan, seed, host=host, hosts=hosts).map_with_index(read)
-    return _iterate(steps[start_step:], config.threads, config.prefetch, config.workers)
+    return schedule(plan, seed, host=host, hosts=hosts).map_with_index(read)
 
 
 def schedule(plan: TrainPlan, seed: int, *, host: int = 0, hosts: int = 1) -> Any:
@@ -86,24 +102,32 @@ def schedule(plan: TrainPlan, seed: int, *, host: int = 0, hosts: int = 1) -> An
 
     streams = []
     for bucket, (rows, row) in enumerate(zip(plan.rows, plan.cells, strict=True)):
-        if rows % hosts:
-            raise ConfigError(f"batches of {rows} rows do not divide over {hosts} hosts; give "
-                              "plan_training a row_multiple that counts all devices")  # fmt: skip
+        if rows % (hosts * plan.group):
+            groups = f", in groups of {plan.group}," if plan.group > 1 else ""
+            raise ConfigError(
+                f"batches of {rows} rows{groups} do not divide over {hosts} hosts; give "
+                "plan_training a row_multiple that counts all devices"
+            )
         shares = plan.cell_shares[bucket]
         # Grain looks through the languages in order at every draw: frequent ones first.
         order = [n for n in np.argsort(-shares, kind="stable") if len(row[n])]
-        languages = [
-            grain.MapDataset.source(Epochs(row[n], (seed, _SHUFFLE, bucket, int(n))))
-            for n in order
-        ]
+        languages = [grain.MapDataset.source(_draws(plan, seed, bucket, int(n))) for n in order]
         mixed = grain.MapDataset.mix(languages, weights=[float(shares[n]) for n in order])
-        rows_of_host = mixed.batch(rows // hosts)[host::hosts]
+        rows_of_host = mixed.batch(rows // hosts // plan.group)[host::hosts]
         streams.append(rows_of_host.map(partial(_tag, bucket)))
     return grain.MapDataset.mix(streams, weights=[float(share) for share in plan.step_shares])
 
 
+def _draws(plan: TrainPlan, seed: int, bucket: int, language: int) -> "Epochs | Groups":
+    """What is drawn from a cell: record numbers, or groups of them."""
+    numbers = plan.cells[bucket][language]
+    if plan.speaker is None:
+        return Epochs(numbers, (seed, _SHUFFLE, bucket, language))
+    return Groups(numbers, plan.speaker[numbers], plan.group, (seed, _GROUP, bucket, language))
+
+
 def _tag(bucket: int, numbers: np.ndarray) -> tuple[int, np.ndarray]:
-    return bucket, numbers
+    return bucket, numbers.ravel()
 
 
 class Epochs:

@@ -5,9 +5,10 @@ from functools import cached_property
 
 import numpy as np
 
-from xlsr_jax.data import buckets, mixture, records
+from xlsr_jax.data import buckets, mixture, records, speakers
 from xlsr_jax.data.index import DataConfig, Index, check_lengths, load_index
 from xlsr_jax.data.records import SAMPLE_RATE, CorpusError
+from xlsr_jax.schema import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +23,7 @@ class TrainPlan:
       cells: [buckets][languages] record numbers, int32 ascending; an utterance lies in the last
         bucket that it fills.
       left_out: [languages] utterances shorter than ``min_samples``.
+      speaker: [records] int32 numbers, where rows come in groups of one speaker; else None.
     """
 
     config: DataConfig
@@ -31,6 +33,12 @@ class TrainPlan:
     rows: tuple[int, ...]
     cells: tuple[tuple[np.ndarray, ...], ...]
     left_out: np.ndarray
+    speaker: np.ndarray | None = dataclasses.field(default=None, kw_only=True)
+
+    @property
+    def group(self) -> int:
+        """Rows i group, ..., (i + 1) group - 1 of a batch have one speaker; 1 for no groups."""
+        return 1 if self.speaker is None else self.config.same_speaker
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -84,7 +92,7 @@ class TrainPlan:
         crops = ", ".join(f"{rows} x {n / SAMPLE_RATE:.2f} s" for rows, n in self.shapes)
         by_bucket, in_all = self.discarded
         lines = [
-            f"{len(self.index.samples) - self.left_out.sum():,} utterances, "
+            f"{sum(len(cell) for row in self.cells for cell in row):,} utterances, "
             f"{self.index.hours.sum():,.2f} h, {len(self.languages)} languages",
             f"batches: {crops}; {self.seconds_per_update:,.1f} s of audio an update, no padding, "
             f"{by_bucket:.1%} discarded by the choice of lengths, {in_all:.1%} in all",
@@ -94,6 +102,9 @@ class TrainPlan:
             counts = ", ".join(f"{language} {count:,}" for language, count in which if count)
             seconds = self.config.min_samples / SAMPLE_RATE
             lines.append(f"left out, shorter than {seconds:g} s: {counts}")
+        if self.speaker is not None:
+            windows = self.cell_shares / np.array(self.lengths)[:, None]
+            lines += speakers.summary(self.index, self.speaker, self.group, self.cells, windows)
         shares = zip(self.languages, self.index.hours, self.shares, strict=True)
         parts = ", ".join(f"{language} {n:,.2f} h {p:.1%}" for language, n, p in shares)
         lines.append(f"share of audio drawn (alpha {self.config.alpha:g}): {parts}")
@@ -118,7 +129,8 @@ def plan_training(
       window, hop: of the feature encoder, samples.
 
     Raises:
-      CorpusError: see ``load_index``; or a language has no utterance that is long enough.
+      CorpusError: see ``load_index``; or a language has no utterance that is long enough, or no
+        speakers where ``same_speaker`` needs them.
       ConfigError: lengths or batch size that do not fit each other.
     """
     check_lengths(config, window)
@@ -135,6 +147,11 @@ def plan_training(
                 f"({config.min_samples / SAMPLE_RATE:g} s); lower it or leave the language out"
             )
 
+    speaker = None
+    if config.same_speaker:
+        speaker = speakers.load(index)
+        long_enough = speakers.known(index, speaker, long_enough)
+
     # An utterance is drawn as often as the others of its language, p_l over the language's audio.
     samples, language = index.samples[long_enough], index.language[long_enough]
     capped = np.minimum(samples, config.max_crop_samples)
@@ -143,13 +160,12 @@ def plan_training(
         samples, draws[language], config.buckets,
         shortest=config.min_samples, longest=config.max_crop_samples, window=window, hop=hop,
     )  # fmt: skip
-    rows = buckets.rows_per_batch(lengths, config.batch_seconds, row_multiple)
     return TrainPlan(
         config=config,
         index=index,
         shares=shares,
         lengths=lengths,
-        rows=rows,
+        rows=_rows(config, lengths, row_multiple),
         cells=cells_of(
             np.flatnonzero(long_enough),
             np.searchsorted(lengths, samples, side="right") - 1,
@@ -158,7 +174,19 @@ def plan_training(
             languages,
         ),
         left_out=total - kept,
+        speaker=speaker,
     )
+
+
+def _rows(config: DataConfig, lengths: tuple[int, ...], row_multiple: int) -> tuple[int, ...]:
+    """Rows of a batch of each length, in whole groups of one speaker where there are such."""
+    group = max(config.same_speaker, 1)
+    try:
+        return buckets.rows_per_batch(lengths, config.batch_seconds, row_multiple * group)
+    except ConfigError as error:
+        if group == 1:
+            raise
+        raise ConfigError(f"{error}; config.data.same_speaker={group} is a factor of it") from error
 
 
 def cells_of(
