@@ -17,10 +17,12 @@ ALLOWED = {
     "objectives": {"objectives", "models", "parallel", "schema"},
     "training": {"training", "parallel", "schema"},
     "interop": {"interop", "models", "schema"},
+    "analysis": {"analysis", "config", "data", "evaluation", "models", "schema", "training"},
     "schema": set(),
     "runtime": {"schema"},
     "config": {"schema", "data", "parallel", "training", "objectives"},
     "presets": {"config"},
+    "presets_unispeech": {"config", "presets"},
     "inputs": {"config", "data", "models", "schema", "text"},
     "recognizer": {"config", "models", "objectives", "text", "training"},
     "experiment": {
