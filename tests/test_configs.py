@@ -55,6 +55,20 @@ PUBLISHED = {
     | run(1_000_000, 0.032, 5e-3, 128, 1.2e6, 1.0)
     | {"model.dropout": 0.0, "model.dropout_input": 0.0, "model.dropout_features": 0.0},
 }
+# Released: cpc/cpc_default_config.py and cpc/train.py; 200 passes in updates of 64 windows.
+CPC = {
+    name: {"model.conv_dims": (256,) * 5, "model.dim": 256, "model.context": "lstm",
+           "model.predictors": "transformer", "model.steps": 12, "model.heads": 8,
+           "model.ffn": 2048, "model.dropout": 0.1, "objective.negatives": 128,
+           "objective.group_rows": 8, "data.same_speaker": 8, "data.max_crop_samples": 20_480,
+           "data.min_samples": 20_480, "data.normalize": False, "data.batch_seconds": 81.92,
+           "optimizer.peak_lr": 2e-4, "optimizer.beta1": 0.9, "optimizer.beta2": 0.999,
+           "optimizer.epsilon": 1e-8, "optimizer.weight_decay": 0.0,
+           "optimizer.warmup_share": 0.0, "optimizer.hold_share": 1.0,
+           "training.updates": updates}
+    for name, updates in
+    (("cpc_librispeech_100h", 878_906), ("cpc_librispeech_360h", 3_164_062))
+}
 PAPER = {
     "xlsr10_base": {"model.heads": 8, "optimizer.peak_lr": 1e-5, "objective.diversity": "entropy"},
     "babel10_base": {"model.heads": 8, "optimizer.peak_lr": 1e-5},
@@ -160,7 +174,7 @@ for hours, updates, frames, channels in (  # p of frames; share of channels, 64 
 DEMONSTRATIONS = {"quickstart", "quickstart_finetune", "finetune_fsdd", "probe_phones"}
 RUN = {
     *PUBLISHED, *DEMONSTRATIONS, "finetune_xlsr10_base_separate", "finetune_xlsr10_large",
-    "finetune_scratch", "finetune_librispeech_100h", "probe_cpc",
+    "finetune_scratch", "finetune_librispeech_100h", "probe_cpc", "cpc_librispeech_100h",
 }  # fmt: skip
 PATHS = {path.stem: path for path in CONFIGS}
 
@@ -175,6 +189,12 @@ def check(config, expected):
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_values(name):
     check(load(PATHS[name]), ALL | PUBLISHED[name])
+
+
+@pytest.mark.parametrize("name", CPC)
+def test_published_values_of_modified_cpc(name):
+    check(load(PATHS[name]), CPC[name])
+    assert load(PATHS[name], "linear").model.predictors == "linear"
 
 
 @pytest.mark.parametrize("name", TUNED)
@@ -192,7 +212,10 @@ def test_the_papers_text_where_the_code_differs(name):
 
 
 def test_no_config_is_left_out():
-    assert PATHS.keys() == PUBLISHED.keys() | TUNED.keys() | DEMONSTRATIONS
+    """``test_unispeech`` has its own."""
+    ours = {name for name in PATHS if "unispeech" not in name and "ctc_transfer" not in name}
+    others = DEMONSTRATIONS | CPC.keys() | {"finetune_tedlium3"}
+    assert ours == PUBLISHED.keys() | TUNED.keys() | others
 
 
 @pytest.mark.parametrize("variant", ["", "tiny"])

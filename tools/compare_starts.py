@@ -16,7 +16,6 @@ Writes table.md and comparison.png: test PER by language, mean and 95 % interval
 
 import argparse
 import concurrent.futures
-import itertools
 import json
 import math
 import os
@@ -53,6 +52,7 @@ def main() -> None:
     add("--rates", type=float, nargs="+", default=[1e-3], help="peak rates; several are tried")
     add("--scratch-updates", type=int, help="default --updates")
     add("--scratch-rates", type=float, nargs="+", default=[1e-3, 3e-3])
+    add("--scratch-seeds", type=int, help="default --seeds")
     add("--jobs", type=int, default=1, help="runs side by side, each on cores of its own")
     flags, more = parser.parse_known_args()
     flags.output.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,10 @@ def main() -> None:
         print(f"{NAMES[start]}, seed {seed}: PER {found[AVERAGE]:.1%}", flush=True)
         return found
 
-    runs = list(itertools.product(flags.starts, range(flags.seeds)))
+    seeds = {start: flags.seeds for start in flags.starts}
+    if "scratch" in seeds and flags.scratch_seeds:
+        seeds["scratch"] = flags.scratch_seeds
+    runs = [(start, seed) for start, number in seeds.items() for seed in range(number)]
     with concurrent.futures.ThreadPoolExecutor(flags.jobs) as pool:
         rates = list(pool.map(measure, *zip(*runs, strict=True)))
     found = {

@@ -14,6 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from xlsr_jax import schema
+from xlsr_jax.data.joint import UnlabelledConfig
 from xlsr_jax.data.labels import LabelsConfig
 from xlsr_jax.data.pipeline import DataConfig
 from xlsr_jax.parallel.mesh import MeshConfig
@@ -56,6 +57,7 @@ class Config:
     data: DataConfig
     corpus: CorpusConfig
     labels: LabelsConfig
+    unlabelled: UnlabelledConfig
     model: Any
     objective: Any
     warm_start: WarmStartConfig
@@ -64,10 +66,12 @@ class Config:
     training: LoopConfig
 
 
+METHODS = ("wav2vec2", "unispeech", "cpc", "finetune")  # modules of objectives
 GROUPS = {
     "data": DataConfig,
     "corpus": CorpusConfig,
     "labels": LabelsConfig,
+    "unlabelled": UnlabelledConfig,
     "warm_start": WarmStartConfig,
     "optimizer": OptimizerConfig,
     "mesh": MeshConfig,
@@ -88,14 +92,15 @@ def default(name: str, method: str = "wav2vec2") -> ConfigDict:
 
 
 def method_module(method: str) -> ModuleType:
-    """The objective's module: it offers ModelConfig, ObjectiveConfig and make_objective."""
-    try:
-        module = importlib.import_module(f"xlsr_jax.objectives.{method}")
-        if hasattr(module, "make_objective"):
-            return module
-    except ModuleNotFoundError:
-        pass
-    raise ConfigError(f"config.method: there is no method {method!r}; there are wav2vec2, finetune")
+    """The objective's module: it offers ModelConfig, ObjectiveConfig and make_objective.
+
+    ``LABELLED`` says whether its batches have labels.
+    """
+    if method in METHODS:
+        return importlib.import_module(f"xlsr_jax.objectives.{method}")
+    raise ConfigError(
+        f"config.method: there is no method {method!r}; there are {', '.join(METHODS)}"
+    )
 
 
 def resolve(values: ConfigDict | Mapping[str, Any]) -> Config:

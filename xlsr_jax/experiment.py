@@ -17,6 +17,8 @@ from xlsr_jax.config import Config
 from xlsr_jax.data import pipeline
 from xlsr_jax.data.records import write_atomically
 from xlsr_jax.inputs import open_inputs
+from xlsr_jax.models.wav2vec2 import ModelConfig
+from xlsr_jax.objectives.finetune import ObjectiveConfig as FinetuneConfig
 from xlsr_jax.objectives.log_mel import LogMelObjective
 from xlsr_jax.parallel import mesh as meshes
 from xlsr_jax.schema import ConfigError
@@ -150,7 +152,7 @@ def _train(config: Config, workdir: Path) -> None:
 # Settings of the model that may change between starts of a run: they leave its function alone.
 CHANGEABLE = {
     "dropout", "attention_dropout", "activation_dropout", "dropout_input", "dropout_features",
-    "layerdrop", "feature_grad_scale", "dtype", "remat",
+    "final_dropout", "prediction_dropout", "layerdrop", "feature_grad_scale", "dtype", "remat",
 }  # fmt: skip
 
 
@@ -191,7 +193,7 @@ def refuse_another_vocabulary(
 
 
 # Of a model, what only pretraining has; a fine-tuned one may differ in it from what it came from.
-PRETRAINING_ONLY = {"groups", "codewords", "code_dim", "final_dim"}
+PRETRAINING_ONLY = {"groups", "codewords", "code_dim", "final_dim", "targets"}
 
 
 Start = tuple[dict[str, Any], dict[str, Any]]
@@ -207,9 +209,9 @@ def read_start(config: Config) -> Start:
     loaded, about = load_parameters(Path(config.init_from))
     saved = configuration.from_saved(about["config"])
     wanted = json.loads(json.dumps(configuration.to_dict(config)))
-    ignored = CHANGEABLE | (PRETRAINING_ONLY if config.method == "finetune" else set())
+    ignored = CHANGEABLE | (PRETRAINING_ONLY if _finetunes(config) else set())
     for name, value in wanted["model"].items():
-        before = json.loads(json.dumps(saved["model"][name]))
+        before = json.loads(json.dumps(saved["model"].get(name)))
         if name not in ignored and before != value:
             raise CheckpointError(
                 f"{config.init_from} is of another model: config.model.{name} is {before} there "
@@ -268,13 +270,15 @@ def make_phases(
     Pretraining may have a warm start before it. Fine-tuning may begin with the output layer alone;
     those updates are part of ``training.updates`` and of the schedule.
     """
-    if config.method == "finetune":
+    if _finetunes(config):
         return _finetuning_phases(config, languages, vocabulary)
-    main = make_objective(config, languages)
+    main = make_objective(config, languages, vocabulary)
     phases = []
     warm = config.warm_start
     if warm.updates:
-        regression = LogMelObjective(config.model, warm.bands, meshes.constrain)
+        if not isinstance(config.model, ModelConfig):
+            raise ConfigError(f"config.warm_start.updates: method {config.method} has none; set 0")
+        regression = LogMelObjective(config.model, warm.bands, meshes.constrain, main.init)
         settings = optimizer.OptimizerConfig(
             peak_lr=warm.peak_lr, warmup_share=warm.warmup_share, weight_decay=0.0
         )
@@ -315,6 +319,11 @@ def _finetuning_phases(
         )
         for name, objective, start, updates, frozen in parts
     ]
+
+
+def _finetunes(config: Config) -> bool:
+    """Whether an output layer is trained on a pretrained model, or a part of it."""
+    return isinstance(config.objective, FinetuneConfig)
 
 
 def _phase(

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from xlsr_jax.config import Config
-from xlsr_jax.data import labelled, labels, mixture, pipeline, records
+from xlsr_jax.config import Config, method_module
+from xlsr_jax.data import joint, labelled, labels, mixture, pipeline, records
 from xlsr_jax.data.index import load_index
 from xlsr_jax.data.plan import EvalPlan, TrainPlan
 from xlsr_jax.data.records import CorpusError
@@ -25,7 +25,7 @@ class Inputs:
       left_out: {id, language, reason} of labelled utterances that cannot be trained on.
     """
 
-    plan: TrainPlan
+    plan: TrainPlan | joint.JointPlan
     eval_plan: EvalPlan
     vocabulary: Vocabulary | None = None
     notes: tuple[str, ...] = ()
@@ -45,8 +45,10 @@ def open_inputs(config: Config, row_multiple: int, devices: int) -> Inputs:
     prepare_corpus(config)
     window, hop = receptive_field(config.model.conv_kernels, config.model.conv_strides)
     eval_seconds = config.data.batch_seconds / config.training.accumulation
-    if config.method == "finetune":
-        return _open_labelled(config, row_multiple, devices, eval_seconds, window, hop)
+    share = config.unlabelled.share
+    if method_module(config.method).LABELLED and share < 1:
+        found = _open_labelled(config, row_multiple, devices, eval_seconds, window, hop)
+        return _beside(found, config, row_multiple, window, hop) if share else found
     plan = pipeline.plan_training(config.data, row_multiple, window=window, hop=hop)
     eval_plan = pipeline.plan_evaluation(
         config.data, devices, batch_seconds=eval_seconds, window=window, hop=hop
@@ -66,12 +68,14 @@ def _open_labelled(
     eval_tokens = labels.load(config.labels, eval_index)
     chosen = labelled.choose(data, index)
     vocabulary = labels.make_vocabulary(index, tokens, config.labels, chosen)
-    outputs = (window + (objective.head_kernel - 1) * hop, hop * objective.head_stride)
+    kernel, stride = getattr(objective, "head_kernel", 1), getattr(objective, "head_stride", 1)
+    target = getattr(objective, "target", "ctc")
+    outputs = (window + (kernel - 1) * hop, hop * stride)
     aligned = config.labels.unit == "aligned"
-    if aligned != (objective.target == "frames"):
+    if aligned != (target == "frames"):
         raise ConfigError(
             f"config.labels.unit={config.labels.unit} does not go with config.objective.target="
-            f"{objective.target}: labels of frames are for target frames, others for ctc"
+            f"{target}: labels of frames are for target frames, others for ctc"
         )
     unknown: Counter[tuple[str, str]] = Counter()
     if aligned:
@@ -92,6 +96,18 @@ def _open_labelled(
     if unknown:
         notes.append(f"{data.eval_split} has symbols that training lacks: {listed(unknown)}")
     return Inputs(plan, eval_plan, vocabulary, tuple(notes), tuple(labelled.reasons_of(plan)))
+
+
+def _beside(found: Inputs, config: Config, row_multiple: int, window: int, hop: int) -> Inputs:
+    """Labelled inputs with audio without labels beside them."""
+    data = config.unlabelled.data(config.data)
+    plan = pipeline.plan_training(data, row_multiple, window=window, hop=hop)
+    both = joint.join(found.plan, plan, config.unlabelled.share)
+    note = f"{config.unlabelled.share:.0%} of the updates without labels: {plan.summary()}"
+    eval_plan = joint.renumber(found.eval_plan, both.languages)
+    return dataclasses.replace(
+        found, plan=both, eval_plan=eval_plan, notes=(*found.notes, note)
+    )
 
 
 def listed(unknown: Counter[tuple[str, str]], most: int = 12) -> str:

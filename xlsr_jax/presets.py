@@ -4,6 +4,9 @@ Sources: W2V = wav2vec 2.0 (arXiv 2006.11477) and its released configs
 ``examples/wav2vec/config/pretraining/*.yaml``; XLSR = arXiv 2006.13979, section 3.2.
 """
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from xlsr_jax import config as configuration
@@ -170,6 +173,26 @@ def finetune_librispeech(hours: str, flavour: str, variant_name: str = "") -> Co
     return variant(config, variant_name)
 
 
+def cpc(name: str, hours: int) -> ConfigDict:
+    """Modified CPC as released (arXiv 2002.02848): 200 passes over ``hours`` of LibriSpeech.
+
+    ``cpc/train.py``, ``cpc_default_config.py``: windows of 1.28 s, on each of 8 GPUs 8 of one
+    speaker, Adam at 2e-4 throughout. Stray offsets are drawn for each window here.
+    """
+    config = configuration.default(name, "cpc")
+    data, settings = config.data, config.optimizer
+    data.path = f"corpora/librispeech_{hours}h"
+    data.alpha, data.normalize, data.buckets = 1.0, False, 1
+    data.max_crop_samples = data.min_samples = 20_480
+    data.same_speaker = config.objective.group_rows
+    data.batch_seconds = 64 * 1.28
+    settings.peak_lr, settings.beta2, settings.epsilon = 2e-4, 0.999, 1e-8
+    settings.weight_decay = 0.0
+    settings.schedule, settings.warmup_share, settings.hold_share = "tri_stage_linear", 0.0, 1.0
+    config.training.updates = round(200 * hours * 3_600 / data.batch_seconds)
+    return config
+
+
 def quickstart_model(config: ConfigDict) -> ConfigDict:
     """The quickstart's network: the Large's flavour at 1.9 M parameters, no dropout."""
     model = config.model
@@ -184,18 +207,28 @@ def quickstart_model(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def variant(config: ConfigDict, name: str) -> ConfigDict:
+def variant(
+    config: ConfigDict, names: str, own: Mapping[str, Callable[[ConfigDict], Any]] | None = None
+) -> ConfigDict:
     """ "": as it stands; "paper": what the paper's text says where the code differs; "tiny".
+
+    Args:
+      names: one or more, with a comma between them, applied in their order.
+      own: variants of this config alone, which change it in place.
 
     Raises:
       ValueError: for another name.
     """
-    if name == "paper":
-        return _paper(config)
-    if name == "tiny":
-        return _tiny(config)
-    if name:
-        raise ValueError(f"unknown variant {name!r}; there are paper and tiny")
+    own = own or {}
+    for name in filter(None, names.split(",")):
+        if name in own:
+            own[name](config)
+            config.name += f"_{name}"
+        elif name in ("paper", "tiny"):
+            config = _paper(config) if name == "paper" else _tiny(config)
+        else:
+            known = ", ".join([*own, "paper", "tiny"])
+            raise ValueError(f"unknown variant {name!r}; there are {known}")
     return config
 
 
@@ -225,21 +258,27 @@ def _tiny(config: ConfigDict) -> ConfigDict:
     config.data.batch_seconds, config.data.max_crop_samples = 16.0, 32_000
     config.data.min_samples, config.data.eval_seconds = 8_000, 4.0
     config.data.buckets = 2
-    if config.method == "finetune":
+    if config.method in ("finetune", "unispeech"):
         config.data.batch_seconds, config.data.max_crop_samples = 48.0, 400_000
         config.data.min_samples, config.data.label_seconds = 400, 20.0
+    if config.method == "finetune":
         config.objective.freeze_updates = min(4, config.objective.freeze_updates)
         config.optimizer.peak_lr_choices = ()
-    else:
+    elif config.method != "cpc":
         config.objective.diversity_groups = 2
         config.objective.distractors = 10
+    training = config.training
+    training.updates, training.log_every = 8, 4
+    training.eval_every = training.save_every = 8
     model = config.model
+    model.dtype = "float32"
+    if config.method == "cpc":
+        config.data.max_crop_samples = config.data.min_samples = 20_480
+        config.data.same_speaker = config.objective.group_rows = 4
+        model.conv_dims, model.dim, model.heads, model.ffn = (32,) * 5, 32, 4, 64
+        return config
     model.conv_dims = (32,) * 7
     model.layers, model.dim, model.heads, model.ffn = 2, 32, 4, 64
     model.position_kernel, model.position_groups = 16, 4
     model.codewords, model.code_dim, model.final_dim = 16, 16, 16
-    model.dtype = "float32"
-    training = config.training
-    training.updates, training.log_every = 8, 4
-    training.eval_every = training.save_every = 8
     return config

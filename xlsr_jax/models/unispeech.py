@@ -75,9 +75,7 @@ class UniSpeech(Wav2Vec2):
     def setup(self):
         super().setup()
         if self.classes:
-            self.ctc_output = self.param(
-                "ctc_output", layers.init_linear, self.config.dim, self.classes
-            )
+            self.ctc_output = self.param("ctc_output", self._init_output)
 
     def setup_comparison(self):
         c = self.config
@@ -87,6 +85,11 @@ class UniSpeech(Wav2Vec2):
             self.target_projection = self.param(
                 "target_projection", layers.init_linear, c.final_dim, c.dim
             )
+
+    def _init_output(self, _: jax.Array) -> layers.Params:
+        """Zeros, as the output layer of fine-tuning (``objectives.ctc.init_head``) and why."""
+        shape = (self.config.dim, self.classes)
+        return {"kernel": jnp.zeros(shape), "bias": jnp.zeros(self.classes)}
 
     def project(self, quantized: Quantized) -> jax.Array:
         """[B, M, P]: quantized vectors, to be compared with contexts and to replace them."""

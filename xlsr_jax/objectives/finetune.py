@@ -21,6 +21,7 @@ from xlsr_jax.objectives.wav2vec2 import SAMPLE_RATE, Sums, window
 from xlsr_jax.schema import ConfigError, setting
 
 BEST_BY = "error_rate"  # the checkpoint with the lowest held-out one is the best
+LABELLED = True  # its batches have labels
 SITE_HEAD = 4  # of dropout, beside those of models/context_network.py
 FROZEN = ("nothing", "encoder", "model")
 TARGETS = ("ctc", "frames")

@@ -5,7 +5,7 @@ as long as one waits: the targets are a random quantization of random features. 
 updates of this regression give the encoder something to quantize. The linear map is thrown away.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -24,8 +24,8 @@ FLOOR = 1e-5  # of the utterance's mean band energy: 50 dB down
 class LogMelObjective:
     """Mean square error of an utterance's normalised log-mel frames, as a phase of training.
 
-    The parameters are those of ``Wav2Vec2Objective`` with ``log_mel_head`` beside them; the
-    contrastive phase takes the same tree and leaves the head alone.
+    The parameters are those of the objective that follows with ``log_mel_head`` beside them; its
+    phase takes the same tree and leaves the head alone.
     """
 
     best_by = "loss"
@@ -35,16 +35,18 @@ class LogMelObjective:
         model: ModelConfig,
         bands: int = 40,
         constrain: layers.Constrain = layers.unconstrained,
+        main_init: Callable[[jax.Array], dict[str, Any]] | None = None,
     ):
+        """``main_init`` makes the parameters of what follows, those of wav2vec 2.0 if None."""
         self.model = Wav2Vec2(model, constrain)
         self.bands = bands
+        self.main_init = main_init or Wav2Vec2Objective(model, ObjectiveConfig()).init
 
     def init(self, key: jax.Array) -> dict[str, Any]:
         """Parameters of the whole model and the head, fp32, as a plain nested dict."""
-        config = self.model.config
-        params = Wav2Vec2Objective(config, ObjectiveConfig()).init(key)
+        params = self.main_init(key)
         head_key = jax.random.fold_in(key, 1)
-        head = layers.init_linear(head_key, config.conv_dims[-1], self.bands)
+        head = layers.init_linear(head_key, self.model.config.conv_dims[-1], self.bands)
         return params | {"log_mel_head": head}
 
     def loss(

@@ -89,8 +89,9 @@ class UniSpeechObjective(Wav2Vec2Objective):
         sums, forward, masked = self._pretrain(params, batch, key, step, train, microbatches)
         if not self.model.classes:
             return sums
-        nothing = {name: (jnp.zeros(()), jnp.zeros(())) for name in CTC_FIGURES}
         if "labels" not in batch:
+            nothing = {name: (jnp.zeros(()), jnp.zeros(())) for name in CTC_FIGURES}
+            nothing["labelled_seconds"] = (jnp.zeros(()), jnp.ones(()))
             return sums | nothing
         logits = forward.logits
         if not train:

@@ -25,6 +25,7 @@ from xlsr_jax.schema import ConfigError, setting
 
 SAMPLE_RATE = 16_000
 BEST_BY = "contrastive_loss"  # wav2vec 2.0 section 4.2: the lowest held-out one
+LABELLED = False
 
 Sums = dict[str, tuple[jax.Array, jax.Array]]
 

@@ -148,7 +148,7 @@ def train(run: Run, state: TrainState) -> TrainState:
             batch = clock.waited(batches)
             arrays = to_global(batch, run.mesh)
             rows, samples = arrays["waveform"].shape
-            first = programs.is_new(phase, samples)
+            first = programs.is_new(phase, arrays)
             with clock.paused() if first else contextlib.nullcontext():
                 state, sums = programs.update(phase, state, arrays, run.key)
                 if first:  # compiling is not training time
@@ -188,7 +188,7 @@ class _Programs:
 
     def __init__(self, run: Run) -> None:
         self._accumulation = run.config.accumulation
-        self._seen: set[tuple[str, int]] = set()
+        self._seen: set[tuple[str, int, frozenset[str]]] = set()
         self._updates = {phase.name: self._make_update(phase) for phase in run.phases}
         self._evaluations = {
             phase.name: jax.jit(partial(eval_step, partial(phase.objective.loss, train=False)))
@@ -201,9 +201,11 @@ class _Programs:
         step = partial(train_step, loss, phase.optimizer, self._accumulation, phase.start)
         return jax.jit(step, donate_argnums=0)
 
-    def is_new(self, phase: Phase, samples: int) -> bool:
-        new = (phase.name, samples) not in self._seen
-        self._seen.add((phase.name, samples))
+    def is_new(self, phase: Phase, batch: Mapping[str, jax.Array]) -> bool:
+        """Whether this is the first batch of its length and kind, which has to be compiled."""
+        kind = (phase.name, batch["waveform"].shape[1], frozenset(batch))
+        new = kind not in self._seen
+        self._seen.add(kind)
         return new
 
     def update(self, phase: Phase, state: TrainState, batch: Any, key: jax.Array) -> Any:
@@ -315,11 +317,13 @@ def _shown(figures: Mapping[str, float]) -> dict[str, str]:
     if "contrastive_loss" in figures:
         shown["loss"] = f"{figures['contrastive_loss']:.3f} (chance {figures['chance_loss']:.3f})"
         shown["accuracy"] = f"{figures['accuracy']:.3f} (chance {figures['chance_accuracy']:.3f})"
+    if "code_perplexity" in figures:
         shown["perplexity"] = f"{figures['code_perplexity']:.1f}"
-    elif "error_rate" in figures:
+    if "loss_per_label" in figures:
         shown["loss per label"] = f"{figures['loss_per_label']:.3f}"
+    if "error_rate" in figures:
         shown["error rate"] = f"{figures['error_rate']:.1%}"
-    elif "r2" in figures:
+    if "r2" in figures:
         shown["r2"] = f"{figures['r2']:.3f}"
     shown["audio s/s"] = f"{figures['audio_seconds_per_second']:.0f}"
     return shown
