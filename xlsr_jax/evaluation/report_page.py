@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 from xlsr_jax.evaluation.error_rate import NOTHING, Alignment
-from xlsr_jax.evaluation.report import AVERAGE, HEADINGS, TOGETHER, Figures, note, percent, rows
+from xlsr_jax.evaluation.figures import AVERAGE, HEADINGS, TOGETHER, Figures, note, percent, rows
 
 SHOWN = 8  # utterances of each end
 _GAP = "∅"
