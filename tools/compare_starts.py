@@ -159,22 +159,27 @@ def _columns(found: dict[str, list[dict[str, float]]]) -> list[str]:
 
 
 def _table(found: dict[str, list[dict[str, float]]]) -> str:
-    """A row for each language and start."""
-    lines = ["| language | start | test PER % by seed | mean | 95 % interval | pretraining spares|",
-             "|---|---|---|---:|---|---|"]  # fmt: skip
-    for column in _columns(found):
+    """Of one language every seed; of several a column each, the mean over seeds."""
+    columns = _columns(found)
+    if len(columns) > 1:
+        lines = [f"| test PER % | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
         for start, seeds in found.items():
-            rates = [seed[column] for seed in seeds]
-            mean, half = _interval(rates)
-            gain = ""
-            if "pretrained" in found and start != "pretrained":
-                best = statistics.mean(seed[column] for seed in found["pretrained"])
-                gain = f"{1 - best / mean:.0%} of the errors"
-            by_seed = ", ".join(f"{100 * rate:.1f}" for rate in rates)
-            half = f"± {100 * half:.1f}" if half == half else "one seed"
-            lines.append(
-                f"| {column} | {NAMES[start]} | {by_seed} | {100 * mean:.1f} | {half} | {gain} |"
-            )
+            means = [statistics.mean(seed[column] for seed in seeds) for column in columns]
+            cells = " | ".join(f"{100 * mean:.1f}" for mean in means)
+            lines.append(f"| {NAMES[start]} | {cells} |")
+        return "\n".join(lines) + "\n"
+    lines = ["| start | test PER % by seed | mean | 95 % interval | pretraining spares |",
+             "|---|---|---:|---|---|"]  # fmt: skip
+    for start, seeds in found.items():
+        rates = [seed[columns[0]] for seed in seeds]
+        mean, half = _interval(rates)
+        gain = ""
+        if "pretrained" in found and start != "pretrained":
+            best = statistics.mean(seed[columns[0]] for seed in found["pretrained"])
+            gain = f"{1 - best / mean:.0%} of the errors"
+        by_seed = ", ".join(f"{100 * rate:.1f}" for rate in rates)
+        half = f"± {100 * half:.1f}" if half == half else "one seed"
+        lines.append(f"| {NAMES[start]} | {by_seed} | {100 * mean:.1f} | {half} | {gain} |")
     return "\n".join(lines) + "\n"
 
 
