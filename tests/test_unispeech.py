@@ -1,5 +1,6 @@
 """UniSpeech from its configs to checkpoints: published values, joint streams, what goes wrong."""
 
+import importlib.util
 import shutil
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 from tests import runs
 from tests.parallel.test_rules import load
 from tests.test_configs import ALL, BASE, LARGE, PATHS, check, network, run
+from xlsr_jax import config as configuration
+from xlsr_jax.schema import ConfigError
 
 SOURCES, TARGETS = ("en", "es", "fr", "it"), ("ky", "nl", "ru", "sv", "tt")
 # arXiv 2101.07597 section 4.1.1 and the released scripts, where they differ from wav2vec 2.0.
@@ -154,18 +157,31 @@ def test_what_was_learned_can_be_fine_tuned(joint, tmp_path, tiny_corpus):
 
 
 @pytest.mark.parametrize(
-    ("flags", "words"),
+    ("setting", "value", "words"),
     [
-        (("--config.unlabelled.languages=sv",), "unlabelled.share is 0; set it to a share"),
-        (("--config.unlabelled.share=0.5", "--config.unlabelled.languages=xx"), "no data for"),
-        (("--config.model.targets=final_dim",), "needs model.final_dim 16 to be model.dim 32"),
-        (("--config.data.max_crop_samples=8000",), "longer than data.max_crop_samples"),
+        ("unlabelled.languages", ("sv",), "unlabelled.share is 0; set it to a share"),
+        ("model.targets", "final_dim", "needs model.final_dim 256 to be model.dim 768"),
+        ("unlabelled.share", 1.5, "unlabelled.share"),
+        ("objective.ctc_over", "frame", "objective.ctc_over"),
     ],
 )
-def test_bad_settings_are_one_line(tmp_path, tiny_corpus, flags, words):
+def test_settings_that_cannot_be(setting, value, words):
+    path = PATHS["unispeech_base_one_to_one"]
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    group, name = setting.split(".")
+    config[group][name] = value
+    with pytest.raises(ConfigError, match=words):
+        configuration.resolve(config)
+
+
+def test_bad_data_is_one_line(tmp_path, tiny_corpus):
+    flags = ("--config.unlabelled.share=0.5", "--config.unlabelled.languages=xx")
     line = runs.fails(tmp_path / "run", tiny_corpus, *FAST, *flags,
                       config="unispeech_base_one_to_one")  # fmt: skip
-    assert words in line
+    assert "no data for language 'xx'" in line
 
 
 def test_no_config_is_left_out():
