@@ -8,9 +8,8 @@
 
 From scratch instead of ``init_from``: ``--config.objective.frozen=nothing
 --config.objective.freeze_updates=0 --config.model.feature_grad_scale=1.0``. Without the last the
-feature encoder stays as drawn. From the quickstart's model, greedy, one seed: CER 18.9 % and
-WER 38.0 % on the test split. After 400 updates the held-out error is 17.5 %, and from scratch
-67.1 %: give that more than these 600 updates before the two are compared.
+feature encoder stays as drawn. On the test split, greedy, one seed: WER 21.7 % and CER 10.3 % from
+the quickstart's model, 47.7 % and 26.8 % from scratch.
 """
 
 from xlsr_jax import presets
@@ -34,6 +33,6 @@ def get_config(variant: str = ""):
     objective.alarm_patience = 400
     config.optimizer.peak_lr = 1e-3
     training = config.training
-    training.updates = 600
+    training.updates = 1_500
     training.log_every, training.eval_every, training.save_every = 20, 100, 200
     return presets.variant(config, variant)
