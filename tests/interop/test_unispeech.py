@@ -195,8 +195,7 @@ def reference(params, config, objective, batch):
     return joint / masked, (contrastive + 0.1 * diversity) / masked
 
 
-@pytest.mark.parametrize("pool", ["masked", "everywhere"])
-@pytest.mark.parametrize("over", ["utterance", "label"])
+@pytest.mark.parametrize(("pool", "over"), [("masked", "label"), ("everywhere", "utterance")])
 def test_the_loss_is_the_papers(pool, over):
     config = config_of("large")
     settings = ObjectiveConfig(alpha=0.3, distractors=5, distractors_from=pool, ctc_over=over)
