@@ -1,5 +1,6 @@
 """UniSpeech from its configs to checkpoints: published values, joint streams, what goes wrong."""
 
+import dataclasses
 import importlib.util
 import shutil
 
@@ -10,6 +11,8 @@ from tests import runs
 from tests.parallel.test_rules import load
 from tests.test_configs import ALL, BASE, LARGE, PATHS, check, network, run
 from xlsr_jax import config as configuration
+from xlsr_jax import inputs
+from xlsr_jax.data.joint import UnlabelledConfig
 from xlsr_jax.schema import ConfigError
 
 SOURCES, TARGETS = ("en", "es", "fr", "it"), ("ky", "nl", "ru", "sv", "tt")
@@ -175,6 +178,18 @@ def test_settings_that_cannot_be(setting, value, words):
     config[group][name] = value
     with pytest.raises(ConfigError, match=words):
         configuration.resolve(config)
+
+
+@pytest.mark.parametrize("name", ["xlsr10_base", "finetune_xlsr10_base"])
+def test_other_methods_take_no_second_kind_of_audio(name, tiny_corpus):
+    config = load(PATHS[name], "tiny")
+    config = dataclasses.replace(
+        config, unlabelled=UnlabelledConfig(share=0.5),
+        corpus=dataclasses.replace(config.corpus, make=""),
+        data=dataclasses.replace(config.data, path=str(tiny_corpus)),
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="learns from one kind of audio; set it to 0"):
+        inputs.open_inputs(config, 1, 1)
 
 
 def test_bad_data_is_one_line(tmp_path, tiny_corpus):

@@ -45,7 +45,7 @@ def main() -> None:
     try:
         sequences = _sequences(flags)
         ngram.write_arpa(flags.output, sequences, flags.order)
-    except (records.CorpusError, ConfigError) as error:
+    except (records.CorpusError, ConfigError, OSError) as error:
         sys.exit(f"error: {error}")
     words = sorted({word for sequence in sequences for word in sequence})
     if flags.lexicon:

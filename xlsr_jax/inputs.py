@@ -45,8 +45,13 @@ def open_inputs(config: Config, row_multiple: int, devices: int) -> Inputs:
     prepare_corpus(config)
     window, hop = receptive_field(config.model.conv_kernels, config.model.conv_strides)
     eval_seconds = config.data.batch_seconds / config.training.accumulation
-    share = config.unlabelled.share
-    if method_module(config.method).LABELLED and share < 1:
+    share, method = config.unlabelled.share, method_module(config.method)
+    if share and not getattr(method, "JOINT", False):
+        raise ConfigError(
+            f"config.unlabelled.share={share}: method {config.method} learns from one kind of "
+            "audio; set it to 0, or config.method to unispeech"
+        )
+    if method.LABELLED and share < 1:
         found = _open_labelled(config, row_multiple, devices, eval_seconds, window, hop)
         return _beside(found, config, row_multiple, window, hop) if share else found
     plan = pipeline.plan_training(config.data, row_multiple, window=window, hop=hop)

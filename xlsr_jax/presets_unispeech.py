@@ -13,6 +13,7 @@ from xlsr_jax import presets
 
 SOURCES = ("en", "es", "fr", "it")  # section 4.1.2, many-to-one
 TARGETS = ("ky", "nl", "ru", "sv", "tt")
+NETWORKS = {"base": presets.base, "large": presets.large}
 SHARE = 0.5  # of the updates on audio without labels: not in the paper, whose code has two stages
 
 def pretrain(name: str, flavour: str, labelled: tuple[str, ...] = ("en",)) -> ConfigDict:
@@ -92,6 +93,3 @@ def finetune(name: str, flavour: str) -> ConfigDict:
     objective.freeze_updates, objective.final_dropout = 2_000, 0.1
     model.dropout = model.attention_dropout = model.dropout_input = 0.1
     return config
-
-
-NETWORKS = {"base": presets.base, "large": presets.large}

@@ -68,3 +68,6 @@ def test_what_is_missing_or_malformed_is_named(tmp_path):
     (source / "sv" / "train.text").write_text("no tab here\n")
     with pytest.raises(records.CorpusError, match="train.text, line 1 must be an id, a tab"):
         SpokenSentences(str(source)).splits()
+    (source / "sv" / "train.text").write_bytes(b"id\t\xe9\n")
+    with pytest.raises(records.CorpusError, match="cannot be read as UTF-8"):
+        SpokenSentences(str(source)).splits()

@@ -161,7 +161,7 @@ def reference(params, config, objective, batch):
     if objective.distractors_from == "everywhere":
         pool = out.vectors, out.everywhere.codes
     unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)  # noqa: E731
-    contrastive, masked, diversity = 0.0, 0, 0.0
+    contrastive, masked = 0.0, 0
     ctc = np.zeros(ROWS)
     probabilities = []
     counts = batch["masked_valid"].sum(1)
@@ -261,8 +261,8 @@ def test_with_alpha_0_and_r_0_it_is_wav2vec2_and_with_alpha_1_ctc():
     one = dataclasses.replace(settings, alpha=1.0)
     sums = jax.jit(UniSpeechObjective(config, one, CLASSES).loss)(params, batch, key, 0)
     labels = batch["label_count"].sum()
-    assert sums["ctc_loss"][1] == labels
-    np.testing.assert_allclose(sums["loss"][0], sums["ctc_loss"][0], rtol=1e-6)
+    assert sums["loss_per_label"][1] == labels
+    np.testing.assert_allclose(sums["loss"][0], sums["loss_per_label"][0], rtol=1e-6)
 
 
 def test_held_out_labels_are_read_from_unmasked_audio_without_replacement():
@@ -272,16 +272,16 @@ def test_held_out_labels_are_read_from_unmasked_audio_without_replacement():
     batch = batch_of()
     loss = jax.jit(lambda p, o: o.loss(p, batch, jax.random.key(1), 0, train=False),
                    static_argnums=1)  # fmt: skip
-    found = loss(params, objective)["ctc_loss"][0]
+    found = loss(params, objective)["loss_per_label"][0]
     shaken = params | {"mask_embedding": params["mask_embedding"] + 1}
-    np.testing.assert_array_equal(found, loss(shaken, objective)["ctc_loss"][0])
+    np.testing.assert_array_equal(found, loss(shaken, objective)["loss_per_label"][0])
     targets = jax.tree.map(lambda x: x + 1, params["target_projection"])
     shaken = params | {"target_projection": targets}
-    np.testing.assert_array_equal(found, loss(shaken, objective)["ctc_loss"][0])
+    np.testing.assert_array_equal(found, loss(shaken, objective)["loss_per_label"][0])
     released = UniSpeechObjective(
         config, ObjectiveConfig(distractors=5, replace_in_evaluation=True), CLASSES
     )
-    assert abs(loss(params, released)["ctc_loss"][0] - found) > 1e-3
+    assert abs(loss(params, released)["loss_per_label"][0] - found) > 1e-3
 
 
 def test_rows_draw_for_themselves():
@@ -294,7 +294,7 @@ def test_rows_draw_for_themselves():
     loss = jax.jit(lambda p, b: objective.loss(p, b, jax.random.key(1), 0))
     whole = loss(params, batch)
     parts = [loss(params, {k: v[r : r + 1] for k, v in batch.items()}) for r in range(ROWS)]
-    for name in ("loss", "ctc_loss", "contrastive_loss", "error_rate"):
+    for name in ("loss", "loss_per_label", "contrastive_loss", "error_rate"):
         for side in (0, 1):
             total = sum(part[name][side] for part in parts)
             np.testing.assert_allclose(total, whole[name][side], rtol=1e-5, err_msg=name)

@@ -21,6 +21,7 @@ from xlsr_jax.schema import setting
 
 BEST_BY = "error_rate"  # the released code keeps the checkpoint with the lowest held-out PER
 LABELLED = True  # its batches have labels
+JOINT = True  # and others may have none
 __all__ = ["ModelConfig", "ObjectiveConfig", "UniSpeechObjective", "make_objective"]
 
 
@@ -84,7 +85,7 @@ class UniSpeechObjective(Wav2Vec2Objective):
     ) -> Sums:
         """As ``Wav2Vec2Objective.loss``. Held-out CTC is of audio that is not masked.
 
-        "ctc_loss" is nats a label, "contrastive_loss" nats a masked frame.
+        "loss_per_label" is nats of CTC, "contrastive_loss" nats a masked frame.
         """
         sums, forward, masked = self._pretrain(params, batch, key, step, train, microbatches)
         if not self.model.classes:
@@ -123,7 +124,7 @@ class UniSpeechObjective(Wav2Vec2Objective):
         loss = cfg.alpha * jnp.sum(counted_B) + (1 - cfg.alpha) * contrastive_loss
         one = jnp.ones(())
         figures = {
-            "ctc_loss": (jnp.sum(loss_B * used_B), jnp.sum(labels_B * feasible_B)),
+            "loss_per_label": (jnp.sum(loss_B * used_B), jnp.sum(labels_B * feasible_B)),
             "error_rate": (jnp.sum(errors_B * weight_B), jnp.sum(labels_B)),
             "decoded": (jnp.sum(decoded_B * weight_B), jnp.sum(labels_B)),
             "infeasible": (jnp.sum(weight_B) - jnp.sum(used_B), one),
@@ -192,7 +193,7 @@ class UniSpeechObjective(Wav2Vec2Objective):
         return super().flops(rows, samples) + everywhere
 
 
-CTC_FIGURES = ("ctc_loss", "error_rate", "decoded", "infeasible", "labelled_seconds")
+CTC_FIGURES = ("loss_per_label", "error_rate", "decoded", "infeasible", "labelled_seconds")
 
 
 def make_objective(
