@@ -55,7 +55,7 @@ def _analyze(options: argparse.Namespace) -> None:
     wanted = [language for language in options.languages.split(",") if language]
     index = load_index(data, options.split, mixture.choose_languages(hours, wanted))
     reader = Reader(index)
-    window, hop = coders[0].geometry
+    window, hop = coders[0].config.model.geometry
     numbers = codes.draw(index, options.seconds, window)
     frames = codes.look(reader, numbers, window, hop)
     runs = []
@@ -96,11 +96,11 @@ def _check_same_frames(coders: Sequence[Any]) -> None:
 
     first, *others = coders
     for other in others:
-        if other.geometry != first.geometry:
-            (window, hop), (other_window, other_hop) = first.geometry, other.geometry
+        (window, hop), theirs = first.config.model.geometry, other.config.model.geometry
+        if theirs != (window, hop):
             raise ConfigError(
                 f"{first.run} has frames of {window} samples every {hop} and {other.run} of "
-                f"{other_window} every {other_hop}: such runs cannot be compared frame by frame; "
+                f"{theirs[0]} every {theirs[1]}: such runs cannot be compared frame by frame; "
                 "analyze each by itself"
             )
 

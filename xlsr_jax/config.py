@@ -66,7 +66,9 @@ class Config:
     training: LoopConfig
 
 
-METHODS = ("wav2vec2", "unispeech", "cpc", "finetune")  # modules of objectives
+METHODS = (  # modules of objectives
+    "wav2vec2", "unispeech", "cpc", "finetune", "finetune_cpc", "finetune_log_mel",
+)  # fmt: skip
 GROUPS = {
     "data": DataConfig,
     "corpus": CorpusConfig,

@@ -192,10 +192,6 @@ def refuse_another_vocabulary(
     )
 
 
-# Of a model, what only pretraining has; a fine-tuned one may differ in it from what it came from.
-PRETRAINING_ONLY = {"groups", "codewords", "code_dim", "final_dim", "targets"}
-
-
 Start = tuple[dict[str, Any], dict[str, Any]]
 """Parameters of a run, NumPy arrays, and what was saved about it."""
 
@@ -209,7 +205,14 @@ def read_start(config: Config) -> Start:
     loaded, about = load_parameters(Path(config.init_from))
     saved = configuration.from_saved(about["config"])
     wanted = json.loads(json.dumps(configuration.to_dict(config)))
-    ignored = CHANGEABLE | (PRETRAINING_ONLY if _finetunes(config) else set())
+    ignored = CHANGEABLE | (config.model.PRETRAINING_ONLY if _finetunes(config) else set())
+    if strange := wanted["model"].keys() - saved["model"].keys() - ignored:
+        mend = "; its network is fine-tuned by method finetune_cpc"
+        raise CheckpointError(
+            f"{config.init_from} is a run of method {saved['method']}, whose network has no "
+            f"{', '.join(sorted(strange)[:3])}: method {config.method} cannot begin from it"
+            f"{mend if saved['method'] == 'cpc' else ''}"
+        )
     for name, value in wanted["model"].items():
         before = json.loads(json.dumps(saved["model"].get(name)))
         if name not in ignored and before != value:
@@ -311,9 +314,7 @@ def _finetuning_phases(
             name=name,
             objective=objective,
             optimizer=optimizer.make_optimizer(config.optimizer, total, start, frozen),
-            learning_rate=partial(
-                optimizer.learning_rate, config.optimizer, total, offset=start
-            ),
+            learning_rate=partial(optimizer.learning_rate, config.optimizer, total, offset=start),
             start=start,
             updates=updates,
         )

@@ -10,7 +10,6 @@ from xlsr_jax.data import joint, labelled, labels, mixture, pipeline, records
 from xlsr_jax.data.index import load_index
 from xlsr_jax.data.plan import EvalPlan, TrainPlan
 from xlsr_jax.data.records import CorpusError
-from xlsr_jax.models.feature_encoder import receptive_field
 from xlsr_jax.schema import ConfigError
 from xlsr_jax.text.vocabulary import Vocabulary
 
@@ -43,7 +42,7 @@ def open_inputs(config: Config, row_multiple: int, devices: int) -> Inputs:
       CorpusError, ConfigError: see ``plan_training`` and ``labels.load``.
     """
     prepare_corpus(config)
-    window, hop = receptive_field(config.model.conv_kernels, config.model.conv_strides)
+    window, hop = config.model.geometry
     eval_seconds = config.data.batch_seconds / config.training.accumulation
     share, method = config.unlabelled.share, method_module(config.method)
     if share and not getattr(method, "JOINT", False):
@@ -110,9 +109,7 @@ def _beside(found: Inputs, config: Config, row_multiple: int, window: int, hop: 
     both = joint.join(found.plan, plan, config.unlabelled.share)
     note = f"{config.unlabelled.share:.0%} of the updates without labels: {plan.summary()}"
     eval_plan = joint.renumber(found.eval_plan, both.languages)
-    return dataclasses.replace(
-        found, plan=both, eval_plan=eval_plan, notes=(*found.notes, note)
-    )
+    return dataclasses.replace(found, plan=both, eval_plan=eval_plan, notes=(*found.notes, note))
 
 
 def listed(unknown: Counter[tuple[str, str]], most: int = 12) -> str:

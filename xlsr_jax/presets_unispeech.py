@@ -16,6 +16,7 @@ TARGETS = ("ky", "nl", "ru", "sv", "tt")
 NETWORKS = {"base": presets.base, "large": presets.large}
 SHARE = 0.5  # of the updates on audio without labels: not in the paper, whose code has two stages
 
+
 def pretrain(name: str, flavour: str, labelled: tuple[str, ...] = ("en",)) -> ConfigDict:
     """Section 4.1.1, for a "base" or "large" model.
 

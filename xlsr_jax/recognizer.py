@@ -11,8 +11,8 @@ import numpy as np
 
 from xlsr_jax import config as configuration
 from xlsr_jax.config import Config
-from xlsr_jax.models.feature_encoder import receptive_field
-from xlsr_jax.objectives import finetune
+from xlsr_jax.models import networks
+from xlsr_jax.objectives.finetune import BEST_BY
 from xlsr_jax.text.vocabulary import Vocabulary
 from xlsr_jax.training.checkpoint import CheckpointError, load_parameters
 
@@ -38,7 +38,7 @@ class Recognizer:
     run: Path
 
     def __post_init__(self) -> None:
-        objective = finetune.make_objective(
+        objective = configuration.method_module(self.config.method).make_objective(
             self.config.model, self.config.objective, (), classes=len(self.vocabulary.symbols)
         )
         object.__setattr__(self, "_outputs", jax.jit(partial(_outputs, objective)))
@@ -51,18 +51,13 @@ class Recognizer:
     @property
     def window(self) -> int:
         """Samples that an output frame sees, the Transformer's reach left aside."""
-        window, hop = self._encoder_geometry
+        window, hop = self.config.model.geometry
         return window + (self.config.objective.head_kernel - 1) * hop
 
     @property
     def hop(self) -> int:
         """Samples between output frames."""
-        return self._encoder_geometry[1] * self.config.objective.head_stride
-
-    @property
-    def _encoder_geometry(self) -> tuple[int, int]:
-        model = self.config.model
-        return receptive_field(model.conv_kernels, model.conv_strides)
+        return self.config.model.geometry[1] * self.config.objective.head_stride
 
     def frames(self, samples: int) -> int:
         """Output frames of a waveform."""
@@ -116,16 +111,14 @@ def load(run: str | Path, step: int | None = None) -> Recognizer:
       CheckpointError: no checkpoint, or not one of a fine-tuning run.
     """
     run = Path(run)
-    params, about = load_parameters(run, step, best_by=finetune.FinetuneObjective.best_by)
+    params, about = load_parameters(run, step, best_by=BEST_BY)
     if "vocabulary" not in about:
         raise CheckpointError(
             f"{run} is no fine-tuning run (its method is {about['config']['method']}); fine-tune "
             f"it with --config=configs/quickstart_finetune.py --config.init_from={run}"
         )
     config = configuration.resolve(configuration.from_saved(about["config"]))
-    config = dataclasses.replace(
-        config, model=dataclasses.replace(config.model, dtype="float32", remat="none")
-    )
+    config = dataclasses.replace(config, model=networks.for_inference(config.model))
     vocabulary = Vocabulary.from_dict(about["vocabulary"])
     params = jax.tree.map(jnp.asarray, params)
     return Recognizer(config, vocabulary, params, int(about["step"]), run)

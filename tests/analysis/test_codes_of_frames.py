@@ -97,7 +97,7 @@ def test_a_frame_has_the_phone_that_covers_most_of_it(index):
 def test_codes_come_in_the_order_of_the_frames(tmp_path, index):
     coder = codes.load(pretrained.make_run(tmp_path / "run"))
     reader, numbers = Reader(index), codes.draw(index, 0, 400)
-    frames = codes.look(reader, numbers, *coder.geometry)
+    frames = codes.look(reader, numbers, *coder.config.model.geometry)
     done = []
     found = codes.codes_of(coder, reader, numbers, 0.5, done.append)
     assert len(found) == len(frames.phone) and sum(done) == pytest.approx(frames.seconds.sum())
@@ -111,9 +111,9 @@ def test_long_utterances_count_with_their_beginning(tmp_path, index, monkeypatch
     coder = codes.load(pretrained.make_run(tmp_path / "run"))
     reader, numbers = Reader(index), np.arange(3)
     whole = codes.codes_of(coder, reader, numbers)
-    before = codes.look(reader, numbers, *coder.geometry)
+    before = codes.look(reader, numbers, *coder.config.model.geometry)
     monkeypatch.setattr(codes, "LONGEST", 5_000)
-    frames = codes.look(reader, numbers, *coder.geometry)
+    frames = codes.look(reader, numbers, *coder.config.model.geometry)
     count = coder.config.model.frames(5_000)
     assert np.bincount(frames.utterance).tolist() == [count] * 3
     found = codes.codes_of(coder, reader, numbers)

@@ -176,6 +176,11 @@ def test_frame_counts_against_torch():
     assert published.frames(0) == published.frames(3) == 0
     expected = [published.frames(count) for count in samples]
     np.testing.assert_array_equal(published.frames(np.array(samples)), expected)
+    window, hop = published.geometry  # what plans count with
+    assert (window, hop) == (465 - 2 * 153, 160)
+    every = np.arange(2_000)
+    counted = np.maximum((every - window) // hop + 1, 0)
+    np.testing.assert_array_equal(published.frames(every), counted)
 
 
 def test_a_padded_row_is_the_row_alone():

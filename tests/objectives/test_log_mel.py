@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from xlsr_jax.models.log_mel import log_mel
 from xlsr_jax.models.wav2vec2 import ModelConfig
-from xlsr_jax.objectives.log_mel import LogMelObjective, log_mel
+from xlsr_jax.objectives.log_mel import LogMelObjective
 
 librosa = pytest.importorskip("librosa", reason="librosa is not installed; pip install librosa")
 

@@ -17,7 +17,7 @@ from xlsr_jax.data.labels import LabelsConfig
 from xlsr_jax.data.pipeline import Reader
 from xlsr_jax.data.records import SAMPLE_RATE, CorpusError
 from xlsr_jax.evaluation.windows import by_length
-from xlsr_jax.models.feature_encoder import receptive_field
+from xlsr_jax.models import networks
 from xlsr_jax.models.quantizer import Quantizer
 from xlsr_jax.models.wav2vec2 import Wav2Vec2
 from xlsr_jax.schema import ConfigError
@@ -47,7 +47,7 @@ class Coder:
     def __post_init__(self) -> None:
         # Statistics over valid frames alone, so that no row depends on how it is padded.
         model = dataclasses.replace(
-            self.config.model, dtype="float32", remat="none", statistics_include_padding=False
+            networks.for_inference(self.config.model), statistics_include_padding=False
         )
         wanted = {name: value for name, value in self.params.items() if name != "context_network"}
         object.__setattr__(self, "params", jax.tree.map(jnp.asarray, wanted))
@@ -61,11 +61,6 @@ class Coder:
     def codewords(self) -> int:
         """Codewords of each group."""
         return self.params["quantizer"]["codebook"].shape[1]
-
-    @property
-    def geometry(self) -> tuple[int, int]:
-        """Samples that a frame sees, and samples between frames."""
-        return receptive_field(self.config.model.conv_kernels, self.config.model.conv_strides)
 
     def codes(self, waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
         """[T_i, G] int32 of each waveform: its most likely codewords, nothing masked, no noise.

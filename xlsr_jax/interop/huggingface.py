@@ -265,11 +265,9 @@ def _shapes(config: ModelConfig, classes: int) -> dict[tuple[str, ...], tuple[in
     """Shape of every parameter of ours, from the model itself."""
     import jax
 
-    from xlsr_jax.models.feature_encoder import receptive_field
-
     is_unispeech = isinstance(config, unispeech.ModelConfig)
     model = unispeech.UniSpeech(config, classes=classes) if is_unispeech else Wav2Vec2(config)
-    samples, _ = receptive_field(config.conv_kernels, config.conv_strides)
+    samples, _ = config.geometry
     f32, i32 = np.float32, np.int32
     shape = lambda dims, dtype: jax.ShapeDtypeStruct(dims, dtype)  # noqa: E731
     inputs = shape((1, samples), f32), shape((1,), i32), shape((1, 1), bool), shape((1, 1), i32)

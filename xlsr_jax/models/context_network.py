@@ -16,7 +16,7 @@ from xlsr_jax.models.attention import attention
 from xlsr_jax.models.dropout import dropout
 
 # Dropout sites; a layer's own follow at SITE_LAYERS + 4 * layer.
-SITE_INPUT, SITE_FEATURES, SITE_ENCODER, SITE_LAYERS = 0, 1, 2, 16
+SITE_INPUT, SITE_FEATURES, SITE_ENCODER, SITE_HEAD, SITE_LAYERS = 0, 1, 2, 4, 16
 ATTENTION, ATTENTION_OUT, ACTIVATION, FFN_OUT = range(4)
 
 REMAT = ("none", "dots", "layer")

@@ -11,7 +11,7 @@ which the row has K more.
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from flax import linen as nn
 
 from xlsr_jax.models import layers
 from xlsr_jax.models.dropout import dropout
-from xlsr_jax.models.feature_encoder import convolution
+from xlsr_jax.models.feature_encoder import convolution, receptive_field
 from xlsr_jax.models.flops import BACKWARD
 from xlsr_jax.schema import ConfigError, setting
 
@@ -57,6 +57,13 @@ class ModelConfig:
     )
     dtype: str = setting("float32", "of the computation", choices=("float32", "bfloat16"))
 
+    # What a fine-tuned model may have otherwise than the pretrained one it begins from.
+    PRETRAINING_ONLY: ClassVar = frozenset({"predictors", "steps", "heads", "ffn", "distances"})
+    # What fine-tuning asks of every network, and is no setting here.
+    layers: ClassVar = 1
+    layerdrop: ClassVar = 0.0
+    feature_grad_scale: ClassVar = 1.0
+
     def __post_init__(self):
         names = ("conv_dims", "conv_kernels", "conv_strides", "conv_paddings")
         sizes = [len(getattr(self, name)) for name in names]
@@ -82,6 +89,20 @@ class ModelConfig:
         for geometry in zip(self.conv_kernels, self.conv_strides, self.conv_paddings, strict=True):
             samples = _outputs(samples, *geometry)
         return samples
+
+    @property
+    def geometry(self) -> tuple[int, int]:
+        """Samples that a frame stands for, and samples between frames.
+
+        Each frame sees as many more on either side as were padded. Without them frames lie as if
+        nothing was: frame t is centred where samples [t hop, t hop + window) are.
+        """
+        window, hop = receptive_field(self.conv_kernels, self.conv_strides)
+        padded, apart = 0, 1
+        for stride, padding in zip(self.conv_strides, self.conv_paddings, strict=True):
+            padded += 2 * padding * apart
+            apart *= stride
+        return window - padded, hop
 
 
 def _outputs(length, kernel, stride, padding):
@@ -360,11 +381,8 @@ def _relative(query_BHTd, distance_Nd):
     return padded.reshape(*scores.shape[:2], length + 1, length)[:, :, 1:]
 
 
-def pretraining_flops(config: ModelConfig, rows: int, samples: int, candidates: int) -> float:
-    """FLOPs of one update, forward and backward; conventions of ``flops``.
-
-    ``candidates`` are what each prediction is compared with, the right one among them.
-    """
+def encoder_flops(config: ModelConfig, samples: int) -> float:
+    """Forward FLOPs of the convolutions for one row; conventions of ``flops``."""
     total, width = 0.0, 1
     for dim, kernel, stride, padding in zip(
         config.conv_dims, config.conv_kernels, config.conv_strides, config.conv_paddings,
@@ -373,8 +391,22 @@ def pretraining_flops(config: ModelConfig, rows: int, samples: int, candidates: 
         samples = _outputs(samples, kernel, stride, padding)
         total += 2.0 * samples * kernel * width * dim
         width = dim
-    dim, frames = config.dim, max(samples - config.steps, 0)
-    total += 2.0 * samples * GATES[config.context] * dim * (width + dim)
+    return total
+
+
+def context_flops(config: ModelConfig, frames: int) -> float:
+    """Forward FLOPs of the recurrent network for one row; conventions of ``flops``."""
+    return 2.0 * frames * GATES[config.context] * config.dim * (config.conv_dims[-1] + config.dim)
+
+
+def pretraining_flops(config: ModelConfig, rows: int, samples: int, candidates: int) -> float:
+    """FLOPs of one update, forward and backward; conventions of ``flops``.
+
+    ``candidates`` are what each prediction is compared with, the right one among them.
+    """
+    total = encoder_flops(config, samples) + context_flops(config, config.frames(samples))
+    dim, width = config.dim, config.conv_dims[-1]
+    frames = max(config.frames(samples) - config.steps, 0)
     predictor = dim * width
     if config.predictors == "transformer":
         # Scores, their relative part and the mixture; half of each is masked and still computed.

@@ -18,8 +18,6 @@ from xlsr_jax.models.quantizer import Quantized
 from xlsr_jax.models.wav2vec2 import Wav2Vec2
 from xlsr_jax.schema import ConfigError, setting
 
-SITE_HEAD = 4  # of dropout, beside those of models/context_network.py
-
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(wav2vec2.ModelConfig):
@@ -110,7 +108,7 @@ class UniSpeech(Wav2Vec2):
         if replace_BT is not None:
             x = jnp.where(replace_BT[..., None], vectors_BTD.astype(x.dtype), x)
         seeds = None if randomness is None else randomness.seeds
-        x = dropout(x, self.config.final_dropout, seeds, SITE_HEAD)
+        x = dropout(x, self.config.final_dropout, seeds, context_network.SITE_HEAD)
         return layers.linear(x, self.ctc_output).astype(jnp.float32)
 
     def transcribe(

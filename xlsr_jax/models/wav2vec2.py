@@ -1,7 +1,7 @@
 """wav2vec 2.0 / XLSR: feature encoder, context network, quantizer, and their settings."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from flax import linen as nn
 from xlsr_jax.models import context_network, layers
 from xlsr_jax.models.context_network import ContextNetwork, Randomness
 from xlsr_jax.models.dropout import dropout
-from xlsr_jax.models.feature_encoder import FeatureEncoder, frame_counts
+from xlsr_jax.models.feature_encoder import FeatureEncoder, frame_counts, receptive_field
 from xlsr_jax.models.quantizer import Quantized, Quantizer
 from xlsr_jax.schema import ConfigError, setting
 
@@ -60,6 +60,9 @@ class ModelConfig:
         choices=context_network.REMAT,
     )
 
+    # What a fine-tuned model may have otherwise than the pretrained one it begins from.
+    PRETRAINING_ONLY: ClassVar = frozenset({"groups", "codewords", "code_dim", "final_dim"})
+
     def __post_init__(self):
         sizes = {len(self.conv_dims), len(self.conv_kernels), len(self.conv_strides)}
         if len(sizes) != 1 or 0 in sizes:
@@ -82,6 +85,11 @@ class ModelConfig:
     def frames(self, samples):
         """Frames made of ``samples`` (int or integer array)."""
         return frame_counts(samples, self.conv_kernels, self.conv_strides)
+
+    @property
+    def geometry(self) -> tuple[int, int]:
+        """Samples that a frame sees, and samples between frames."""
+        return receptive_field(self.conv_kernels, self.conv_strides)
 
 
 class Forward(NamedTuple):
@@ -135,9 +143,7 @@ class Wav2Vec2(nn.Module):
         )
         width = c.conv_dims[-1]
         self.feature_norm = self.param("feature_norm", layers.init_norm, width)
-        self.feature_projection = self.param(
-            "feature_projection", layers.init_linear, width, c.dim
-        )
+        self.feature_projection = self.param("feature_projection", layers.init_linear, width, c.dim)
         self.mask_embedding = self.param(
             "mask_embedding", lambda key: jax.random.uniform(key, (c.dim,))
         )

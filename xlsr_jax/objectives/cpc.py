@@ -18,7 +18,6 @@ import jax.numpy as jnp
 from xlsr_jax.models import layers
 from xlsr_jax.models.cpc import CPC, ModelConfig, pretraining_flops
 from xlsr_jax.models.dropout import row_seeds
-from xlsr_jax.models.feature_encoder import receptive_field
 from xlsr_jax.objectives import draws
 from xlsr_jax.objectives.alarms import AT_CHANCE
 from xlsr_jax.schema import ConfigError, setting
@@ -209,7 +208,7 @@ class CPCObjective:
 
     def init(self, key: jax.Array) -> dict[str, Any]:
         """Parameters, fp32, as a plain nested dict."""
-        samples = window(self.model.config)
+        samples, _ = self.model.config.geometry
         waveform = jnp.zeros((1, samples))
         return self.model.init(key, waveform, jnp.array([samples]), method=CPC.encode)["params"]
 
@@ -351,8 +350,3 @@ def make_objective(
 ) -> CPCObjective:
     """The objective as ``experiment`` asks every method for it."""
     return CPCObjective(model, objective, languages, constrain)
-
-
-def window(config: ModelConfig) -> int:
-    """Samples that one frame sees: 465 as published."""
-    return receptive_field(config.conv_kernels, config.conv_strides)[0]

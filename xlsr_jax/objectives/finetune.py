@@ -13,16 +13,17 @@ import jax
 import jax.numpy as jnp
 
 from xlsr_jax.models import layers
+from xlsr_jax.models.context_network import SITE_HEAD
 from xlsr_jax.models.dropout import dropout
-from xlsr_jax.models.flops import BACKWARD, context_flops, encoder_flops
-from xlsr_jax.models.wav2vec2 import ModelConfig, Wav2Vec2
+from xlsr_jax.models.flops import BACKWARD
+from xlsr_jax.models.networks import Settings, forward_flops, make_network
+from xlsr_jax.models.wav2vec2 import ModelConfig
 from xlsr_jax.objectives import ctc, draws, masking
-from xlsr_jax.objectives.wav2vec2 import SAMPLE_RATE, Sums, window
+from xlsr_jax.objectives.wav2vec2 import SAMPLE_RATE, Sums
 from xlsr_jax.schema import ConfigError, setting
 
 BEST_BY = "error_rate"  # the checkpoint with the lowest held-out one is the best
 LABELLED = True  # its batches have labels
-SITE_HEAD = 4  # of dropout, beside those of models/context_network.py
 FROZEN = ("nothing", "encoder", "model")
 TARGETS = ("ctc", "frames")
 __all__ = ["FinetuneObjective", "ModelConfig", "ObjectiveConfig", "make_objective"]
@@ -70,7 +71,7 @@ class FinetuneObjective:
 
     def __init__(
         self,
-        model: ModelConfig,
+        model: Settings,
         objective: ObjectiveConfig,
         classes: int,
         languages: Sequence[str] = (),
@@ -88,16 +89,16 @@ class FinetuneObjective:
                 "encoder untrained; set model.feature_grad_scale=1.0, or objective.frozen=encoder"
             )
         self.config = objective
-        self.model = Wav2Vec2(model, constrain, pretraining=False)
+        self.model = make_network(model, constrain)
         self.classes = classes
         self.languages = tuple(languages)
         self.frozen = objective.frozen if frozen is None else frozen
 
     def init(self, key: jax.Array) -> dict[str, Any]:
         """Parameters, fp32: the network without its pretraining heads, and ``output``."""
-        samples = jnp.array([window(self.model.config)])
-        waveform = jnp.zeros((1, int(window(self.model.config))))
-        trunk = self.model.init(key, waveform, samples, method=Wav2Vec2.read)["params"]
+        samples, _ = self.model.config.geometry
+        inputs = jnp.zeros((1, samples)), jnp.array([samples])
+        trunk = self.model.init(key, *inputs, method="read").get("params", {})
         head = ctc.init_head(self.model.config.dim, self.classes, self.config.head_kernel)
         return trunk | {"output": head}
 
@@ -127,7 +128,7 @@ class FinetuneObjective:
             randomness,
             0.0 if self.frozen == "encoder" else None,
             cfg.layer,
-            method=Wav2Vec2.read,
+            method="read",
         )
         x = dropout(x, cfg.final_dropout, seeds, SITE_HEAD)
         frames_B = c.frames(batch["samples"])
@@ -257,7 +258,7 @@ class FinetuneObjective:
     def flops(self, rows: int, samples: int) -> float:
         """Model FLOPs of one update; what is frozen has no backward pass."""
         c = self.model.config
-        encoder, context = encoder_flops(c, samples), context_flops(c, c.frames(samples))
+        encoder, context = forward_flops(c, samples)
         context += 2.0 * c.frames(samples) * c.dim * self.classes
         encoder *= 1 + (BACKWARD if self.frozen == "nothing" else 0)
         context *= 1 + (BACKWARD if self.frozen != "model" else 0)
@@ -265,7 +266,7 @@ class FinetuneObjective:
 
 
 def make_objective(
-    model: ModelConfig,
+    model: Settings,
     objective: ObjectiveConfig,
     languages: Sequence[str],
     constrain: layers.Constrain = layers.unconstrained,

@@ -10,15 +10,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from xlsr_jax.models import layers
-from xlsr_jax.models.feature_encoder import receptive_field
 from xlsr_jax.models.flops import BACKWARD, encoder_flops
+from xlsr_jax.models.log_mel import log_mel
 from xlsr_jax.models.wav2vec2 import ModelConfig, Wav2Vec2
 from xlsr_jax.objectives.wav2vec2 import SAMPLE_RATE, ObjectiveConfig, Sums, Wav2Vec2Objective
-
-FLOOR = 1e-5  # of the utterance's mean band energy: 50 dB down
 
 
 class LogMelObjective:
@@ -62,7 +59,7 @@ class LogMelObjective:
         """(numerator, denominator) per valid frame; nothing here is random."""
         config = self.model.config
         frames_B = config.frames(batch["samples"])
-        target = log_mel(batch["waveform"], frames_B, self.bands, *_window_and_hop(config))
+        target = log_mel(batch["waveform"], frames_B, self.bands, *config.geometry)
         length = target.shape[1]
         weight_BT = (jnp.arange(length) < frames_B[:, None]) * batch["weight"][:, None]
 
@@ -100,42 +97,3 @@ class LogMelObjective:
         config = self.model.config
         head = 2.0 * config.frames(samples) * config.conv_dims[-1] * self.bands
         return rows * (1 + BACKWARD) * (encoder_flops(config, samples) + head)
-
-
-def log_mel(
-    waveform_BN: jax.Array, frames_B: jax.Array, bands: int, window: int, hop: int
-) -> jax.Array:
-    """[B, T, bands]: log mel energies, each band zero mean and unit variance over valid frames.
-
-    Frame t is the Hann-windowed power spectrum of samples [t hop, t hop + window), the same
-    samples as the feature encoder's frame t sees.
-    """
-    batch, samples = waveform_BN.shape
-    frames = (samples - window) // hop + 1
-    pieces = -(-window // hop)
-    blocks = frames + pieces - 1
-    padded = jnp.pad(waveform_BN, ((0, 0), (0, max(0, blocks * hop - samples))))
-    blocked = padded[:, : blocks * hop].reshape(batch, blocks, hop)
-    patches = jnp.concatenate([blocked[:, j : j + frames] for j in range(pieces)], axis=-1)
-    hann = np.hanning(window + 1)[:-1].astype(np.float32)
-    spectrum = jnp.fft.rfft(patches[..., :window] * hann)
-    energy = (jnp.square(spectrum.real) + jnp.square(spectrum.imag)) @ _filterbank(bands, window)
-
-    valid = (jnp.arange(frames) < frames_B[:, None])[..., None]
-    count = jnp.maximum(frames_B, 1)[:, None, None]
-    mean = lambda x: jnp.sum(jnp.where(valid, x, 0), axis=1, keepdims=True) / count  # noqa: E731
-    floor = FLOOR * jnp.mean(mean(energy), axis=-1, keepdims=True) + 1e-10
-    logs = jnp.log(energy + floor)
-    centred = logs - mean(logs)
-    return centred * jax.lax.rsqrt(mean(jnp.square(centred)) + 1e-5)
-
-
-def _filterbank(bands: int, window: int) -> np.ndarray:
-    """[window // 2 + 1, bands] triangular mel filters (Slaney), 0 to 8 kHz."""
-    import librosa
-
-    return librosa.filters.mel(sr=SAMPLE_RATE, n_fft=window, n_mels=bands).T
-
-
-def _window_and_hop(config: ModelConfig) -> tuple[int, int]:
-    return receptive_field(config.conv_kernels, config.conv_strides)

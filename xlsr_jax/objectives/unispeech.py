@@ -162,9 +162,7 @@ class UniSpeechObjective(Wav2Vec2Objective):
         draw = lambda key: jax.random.bernoulli(key, self.config.replace_prob, (length,))  # noqa: E731
         return jax.vmap(draw)(draws.purpose(keys_B, draws.REPLACE))
 
-    def _score(
-        self, forward: Forward, masked: masking.Masked, distractors
-    ) -> contrastive.Scores:
+    def _score(self, forward: Forward, masked: masking.Masked, distractors) -> contrastive.Scores:
         if self.config.distractors_from == "masked":
             return super()._score(forward, masked, distractors)
         return contrastive.score(

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 
 from xlsr_jax.models import layers
-from xlsr_jax.models.feature_encoder import receptive_field
 from xlsr_jax.models.flops import pretraining_flops
 from xlsr_jax.models.quantizer import group_perplexity, perplexity
 from xlsr_jax.models.wav2vec2 import Forward, ModelConfig, Wav2Vec2
@@ -101,7 +100,7 @@ class Wav2Vec2Objective:
 
     def init(self, key: jax.Array) -> dict[str, Any]:
         """Parameters, fp32, as a plain nested dict."""
-        samples = window(self.model.config)
+        samples, _ = self.model.config.geometry
         waveform, index = jnp.zeros((1, samples)), jnp.zeros((1, 1), jnp.int32)
         mask = jnp.zeros((1, self.model.config.frames(samples)), bool)
         return self.model.init(key, waveform, jnp.array([samples]), mask, index)["params"]
@@ -177,9 +176,7 @@ class Wav2Vec2Objective:
         shape = (frames, self.model.config.groups, self.model.config.codewords)
         return jax.vmap(lambda key: jax.random.gumbel(key, shape))(keys_B)
 
-    def _score(
-        self, forward: Forward, masked: masking.Masked, distractors
-    ) -> contrastive.Scores:
+    def _score(self, forward: Forward, masked: masking.Masked, distractors) -> contrastive.Scores:
         return contrastive.score(
             forward.contexts,
             forward.targets,
@@ -210,7 +207,7 @@ class Wav2Vec2Objective:
         if length < 1:
             raise ConfigError(
                 f"a batch of {batch['waveform'].shape[1]} samples a row is shorter than one frame; "
-                f"crops need at least {window(c)} samples"
+                f"crops need at least {c.geometry[0]} samples"
             )
         if "masked" in batch:
             hit = batch["masked"][..., None] == jnp.arange(length)
@@ -362,8 +359,3 @@ def make_objective(
 ) -> Wav2Vec2Objective:
     """The objective as ``experiment`` asks every method for it."""
     return Wav2Vec2Objective(model, objective, languages, constrain)
-
-
-def window(config: ModelConfig) -> int:
-    """Samples of one frame: 400 as published."""
-    return receptive_field(config.conv_kernels, config.conv_strides)[0]
