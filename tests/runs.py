@@ -16,12 +16,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def command(workdir: Path, corpus: Path, *flags: str, config: str = "xlsr10_base") -> list[str]:
-    """The training command of a config's tiny variant."""
+    """The training command of a config's tiny variant, "name" or "name:variants"."""
+    name, _, variants = config.partition(":")
+    chosen = f"{name}.py:{variants},tiny" if variants else f"{name}.py:tiny"
     return [
         sys.executable,
         "-m",
         "xlsr_jax.train",
-        f"--config={ROOT}/configs/{config}.py:tiny",
+        f"--config={ROOT}/configs/{chosen}",
         f"--workdir={workdir}",
         f"--config.data.path={corpus}",
         *flags,

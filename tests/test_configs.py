@@ -151,6 +151,13 @@ TUNED = {
        "optimizer.peak_lr_choices": (), "optimizer.beta2": 0.999, "optimizer.warmup_share": 0.0,
        "optimizer.hold_share": 1.0, "optimizer.schedule": "tri_stage_linear",
        "training.updates": 3_000, "data.batch_seconds": 40.0},
+    "transfer_cpc": PHONEMES | ONE
+    | {"model.conv_dims": (256,) * 5, "model.dim": 256, "model.context": "lstm",
+       "objective.frozen": "model", "objective.freeze_updates": 0, "objective.head_kernel": 8,
+       "objective.head_stride": 4, "objective.mask_prob": 0.0, "objective.channel_prob": 0.0,
+       "optimizer.peak_lr": 2e-4, "optimizer.beta1": 0.9, "optimizer.beta2": 0.999,
+       "optimizer.epsilon": 1e-8, "optimizer.warmup_share": 0.0, "optimizer.hold_share": 1.0,
+       "training.updates": 3_000, "data.batch_seconds": 40.0, "data.normalize": False},
     "finetune_librispeech_10m": tuned(BASE, 13_000, 5e-5, 0.65, 0.25, 10_000, 2, 4, 3.2e6),
     "finetune_librispeech_1h": tuned(BASE, 13_000, 5e-5, 0.65, 0.25, 10_000, 2, 4, 3.2e6),
     "finetune_librispeech_10h": tuned(BASE, 20_000, 5e-5, 0.65, 0.5, 10_000, 2, 4, 3.2e6)
@@ -186,10 +193,13 @@ for hours, updates, frames, channels in (  # p of frames; share of channels, 64 
     spans = (updates, frames, channels)
     PAPER_TUNED[f"finetune_librispeech_{hours}"] = table_6(*spans, 0.05, 1_600.0)
     PAPER_TUNED[f"finetune_librivox_{hours}"] = table_6(*spans, 0.1, 1_920.0)
-DEMONSTRATIONS = {"quickstart", "quickstart_finetune", "finetune_fsdd", "probe_phones"}
+DEMONSTRATIONS = {
+    "quickstart", "quickstart_cpc", "quickstart_finetune", "finetune_fsdd", "probe_phones",
+}  # fmt: skip
 RUN = {
     *PUBLISHED, *DEMONSTRATIONS, "finetune_xlsr10_base_separate", "finetune_xlsr10_large",
     "finetune_scratch", "finetune_librispeech_100h", "probe_cpc", "cpc_librispeech_100h",
+    "transfer_cpc", "transfer_cpc:tuned", "probe_phones:cpc", "probe_phones:log_mel",
 }  # fmt: skip
 PATHS = {path.stem: path for path in CONFIGS}
 
@@ -215,7 +225,8 @@ def test_published_values_of_modified_cpc(name):
 @pytest.mark.parametrize("name", TUNED)
 def test_published_values_of_fine_tuning(name):
     config = load(PATHS[name])
-    assert (config.name, config.method, config.init_from) == (name, "finetune", "")
+    method = "finetune_cpc" if name == "transfer_cpc" else "finetune"
+    assert (config.name, config.method, config.init_from) == (name, method, "")
     check(config, (CHARACTERS if "libri" in name else {}) | TUNED[name])
 
 
@@ -254,9 +265,11 @@ def test_the_tiny_variant_is_the_same_recipe_made_small(name):
     assert tiny.optimizer.peak_lr_choices == (), "one run, not one for each rate"
     assert tiny.objective.freeze_updates == min(4, whole.objective.freeze_updates)
     assert (tiny.labels, tiny.objective.frozen) == (whole.labels, whole.objective.frozen)
-    kept = ("encoder_norm", "pre_norm", "conv_bias", "layerdrop", "activation_dropout")
+    kept = {"encoder_norm", "pre_norm", "conv_bias", "layerdrop", "activation_dropout", "context"}
+    kept &= {field.name for field in dataclasses.fields(whole.model)}
     assert all(getattr(tiny.model, key) == getattr(whole.model, key) for key in kept)
-    assert (tiny.model.layers, tiny.model.dim, tiny.model.dtype) == (2, 32, "float32")
+    layers = 1 if name == "transfer_cpc" else 2
+    assert (tiny.model.layers, tiny.model.dim, tiny.model.dtype) == (layers, 32, "float32")
 
 
 @pytest.mark.parametrize("name", sorted(RUN))
@@ -268,6 +281,6 @@ def test_the_tiny_variant_runs(name, tmp_path, tiny_corpus):
         "--config.data.buckets=1",
         config=name,
     )
-    labelled = "finetune" in name or "probe" in name
+    labelled = any(word in name for word in ("finetune", "probe", "transfer"))
     figure = "error_rate" if labelled else "contrastive_loss"
     assert len(runs.figures(tmp_path / "run", figure, "eval")) == 1

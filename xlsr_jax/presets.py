@@ -73,20 +73,13 @@ def finetune(name: str, flavour: str) -> ConfigDict:
     config = configuration.default(name, "finetune")
     pretrained = {"base": base, "large": large}[flavour](name)
     config.model.update(pretrained.model)
-    config.data.normalize = pretrained.data.normalize
-    config.data.alpha = 1.0  # XLSR section 3.2: labels of all languages pooled as they are
-    config.data.min_samples, config.data.max_crop_samples = 400, 1_280_000
-    config.data.eval_seconds = 0.0
     model, objective = config.model, config.objective
     model.dropout = model.attention_dropout = model.dropout_input = 0.0
     model.activation_dropout, model.layerdrop = 0.1, 0.1
     model.feature_grad_scale = 0.0
+    labelled(config)
+    config.data.normalize = pretrained.data.normalize
     settings = config.optimizer
-    settings.epsilon, settings.weight_decay = 1e-8, 0.0
-    settings.schedule, settings.warmup_share, settings.hold_share = "tri_stage", 0.1, 0.4
-    training = config.training
-    training.updates = 13_000
-    training.eval_every = training.save_every = 1_000
     if flavour == "large":
         objective.mask_prob = 0.75
         settings.peak_lr = 3e-4
@@ -97,17 +90,36 @@ def finetune(name: str, flavour: str) -> ConfigDict:
     return config
 
 
+def labelled(config: ConfigDict) -> ConfigDict:
+    """What fine-tuning of any network has in common: whole utterances, the released schedule."""
+    config.data.alpha = 1.0  # XLSR section 3.2: labels of all languages pooled as they are
+    config.data.min_samples, config.data.max_crop_samples = 400, 1_280_000
+    config.data.eval_seconds = 0.0
+    settings = config.optimizer
+    settings.epsilon, settings.weight_decay = 1e-8, 0.0
+    settings.schedule, settings.warmup_share, settings.hold_share = "tri_stage", 0.1, 0.4
+    training = config.training
+    training.updates = 13_000
+    training.eval_every = training.save_every = 1_000
+    return config
+
+
 def finetune_xlsr(name: str, flavour: str) -> ConfigDict:
     """XLSR section 3.2: an hour of Common Voice a language, 20 k updates, the better of two rates.
 
     Masks, LayerDrop, freeze and the GPUs' batches are not stated: those of the released configs.
     """
-    config = finetune(name, flavour)
-    config.data.path = "corpora/common_voice_11"
-    config.data.label_seconds, config.data.eval_seconds = 3_600.0, 1_200.0
+    config = common_voice_hour(finetune(name, flavour))
     config.model.dtype = "bfloat16"
     config.optimizer.peak_lr_choices = (2e-5, 6e-5)
     config.training.updates = 20_000
+    return config
+
+
+def common_voice_hour(config: ConfigDict) -> ConfigDict:
+    """The papers' few-shot labels: an hour of each language of Common Voice, 20 min held out."""
+    config.data.path = "corpora/common_voice_11"
+    config.data.label_seconds, config.data.eval_seconds = 3_600.0, 1_200.0
     return config
 
 
@@ -193,6 +205,33 @@ def cpc(name: str, hours: int) -> ConfigDict:
     return config
 
 
+def cpc_probe(config: ConfigDict) -> ConfigDict:
+    """Modified CPC's probe, of any network, as released: ``cpc/eval/common_voices_eval.py``.
+
+    The model frozen, one convolution 8 frames wide and 4 apart, CTC, Adam at 2e-4 throughout,
+    batches of 8 utterances (here 40 s), 30 epochs of an hour (here 3,000 updates), no masks.
+    """
+    config.data.batch_seconds = 40.0
+    objective, settings = config.objective, config.optimizer
+    objective.frozen, objective.freeze_updates = "model", 0
+    objective.head_kernel, objective.head_stride = 8, 4
+    objective.mask_prob = objective.channel_prob = 0.0
+    settings.peak_lr_choices, settings.peak_lr = (), 2e-4
+    settings.beta2, settings.epsilon = 0.999, 1e-8
+    settings.schedule, settings.warmup_share, settings.hold_share = "tri_stage_linear", 0.0, 1.0
+    config.training.updates = 3_000
+    config.training.eval_every = config.training.save_every = 100
+    return config
+
+
+def quickstart_cpc_model(config: ConfigDict) -> ConfigDict:
+    """Modified CPC at the quickstart's size: half the width, predictors an eighth."""
+    model = config.model
+    model.conv_dims, model.dim = (32, 64, 96, 128, 128), 128
+    model.heads, model.ffn = 4, 256
+    return config
+
+
 def quickstart_model(config: ConfigDict) -> ConfigDict:
     """The quickstart's network: the Large's flavour at 1.9 M parameters, no dropout."""
     model = config.model
@@ -233,6 +272,8 @@ def variant(
 
 
 def _paper(config: ConfigDict) -> ConfigDict:
+    if "encoder_norm" not in config.model:
+        raise ValueError(f"{config.name} has no variant 'paper'")
     if config.model.encoder_norm == "group":
         config.model.heads = 8  # the released weights were trained with 12
     if config.method == "finetune":
@@ -258,13 +299,14 @@ def _tiny(config: ConfigDict) -> ConfigDict:
     config.data.batch_seconds, config.data.max_crop_samples = 16.0, 32_000
     config.data.min_samples, config.data.eval_seconds = 8_000, 4.0
     config.data.buckets = 2
-    if config.method in ("finetune", "unispeech"):
+    finetunes, cpc_network = config.method.startswith("finetune"), config.method.endswith("cpc")
+    if finetunes or config.method == "unispeech":
         config.data.batch_seconds, config.data.max_crop_samples = 48.0, 400_000
         config.data.min_samples, config.data.label_seconds = 400, 20.0
-    if config.method == "finetune":
+    if finetunes:
         config.objective.freeze_updates = min(4, config.objective.freeze_updates)
         config.optimizer.peak_lr_choices = ()
-    elif config.method != "cpc":
+    elif not cpc_network:
         config.objective.diversity_groups = 2
         config.objective.distractors = 10
     training = config.training
@@ -275,6 +317,9 @@ def _tiny(config: ConfigDict) -> ConfigDict:
     if config.method == "cpc":
         config.data.max_crop_samples = config.data.min_samples = 20_480
         config.data.same_speaker = config.objective.group_rows = 4
+    if config.method == "finetune_log_mel":
+        return config
+    if cpc_network:
         model.conv_dims, model.dim, model.heads, model.ffn = (32,) * 5, 32, 4, 64
         return config
     model.conv_dims = (32,) * 7
