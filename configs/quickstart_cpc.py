@@ -4,7 +4,8 @@
 
 What differs from the published recipe: half the width and an eighth of the predictors' inner width
 (0.3 M parameters, 1.9 M with the predictors, as many as the quickstart), normalised waveforms, 20 s
-of audio an update, a peak rate of 1e-3 that warms up and decays.
+of audio an update, negatives from four windows of a speaker, a peak rate of 1e-3 that warms up and
+decays.
 """
 
 from xlsr_jax import presets
@@ -16,9 +17,10 @@ def get_config(variant: str = ""):
     config.corpus.make, config.corpus.hours = "spoken_text", 3.0
     config.data.alpha, config.data.batch_seconds, config.data.eval_seconds = 0.5, 20.5, 20.0
     config.data.normalize = True
+    config.data.same_speaker = config.objective.group_rows = 4
     settings = config.optimizer
     settings.peak_lr, settings.schedule, settings.warmup_share = 1e-3, "linear", 0.1
     training = config.training
-    training.updates = 2_000
+    training.updates = 1_200
     training.log_every, training.eval_every, training.save_every = 20, 200, 400
     return presets.variant(config, variant)

@@ -99,7 +99,9 @@ def main() -> None:
 def _run(cores: Sequence[int], *command: object) -> None:
     print(" ".join(map(str, command)), file=sys.stderr, flush=True)
     arguments = [sys.executable, *map(str, command)]
-    subprocess.run(arguments, check=True, preexec_fn=lambda: os.sched_setaffinity(0, cores))
+    done = subprocess.run(arguments, preexec_fn=lambda: os.sched_setaffinity(0, cores))
+    if done.returncode:
+        sys.exit(f"stopped: {' '.join(map(str, command[:2]))} failed; its last line says why")
 
 
 def _warm_start(config: dict, folder: Path) -> Path:
