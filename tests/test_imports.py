@@ -24,7 +24,10 @@ ALLOWED = {
     "presets": {"config"},
     "presets_unispeech": {"config", "presets"},
     "inputs": {"config", "data", "models", "schema", "text"},
-    "recognizer": {"config", "models", "objectives", "text", "training"},
+    "features": {
+        "config", "data", "evaluation", "models", "objectives", "schema", "training",
+    },
+    "recognizer": {"config", "evaluation", "models", "objectives", "text", "training"},
     "experiment": {
         "inputs",
         "text",
@@ -38,7 +41,7 @@ ALLOWED = {
         "models",
     },
 }
-ENTRIES = {"train", "evaluate", "transcribe", "analyze", "convert", "compile", "prepare"}
+ENTRIES = {"abx", "train", "evaluate", "transcribe", "analyze", "convert", "compile", "prepare"}
 HEAVY = {
     "phonemizer",
     "tensorflow_datasets",

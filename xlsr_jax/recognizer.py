@@ -11,12 +11,11 @@ import numpy as np
 
 from xlsr_jax import config as configuration
 from xlsr_jax.config import Config
+from xlsr_jax.evaluation import batches
 from xlsr_jax.models import networks
 from xlsr_jax.objectives.finetune import BEST_BY
 from xlsr_jax.text.vocabulary import Vocabulary
 from xlsr_jax.training.checkpoint import CheckpointError, load_parameters
-
-GROWTH = 1.2  # between the lengths that are compiled for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,33 +70,14 @@ class Recognizer:
             padded to one of a few lengths, so that a program is compiled seldom. What a row gives
             does not depend on the others.
         """
-        if not waveforms:
-            return []
-        counts = [len(waveform) for waveform in waveforms]
-        rows = 1 << (len(waveforms) - 1).bit_length()
-        padded = np.zeros((rows, _padded_length(max(counts), self.window)), np.float32)
-        for row, waveform in zip(padded, waveforms, strict=False):
-            row[: len(waveform)] = waveform
-        samples = np.zeros(rows, np.int32)
-        samples[: len(counts)] = counts
-        outputs = np.asarray(self._outputs(self.params, padded, samples))
-        return [
-            np.array(output[: self.frames(count)])
-            for output, count in zip(outputs, counts, strict=False)
-        ]
+        compute = partial(self._outputs, self.params)
+        return batches.outputs(compute, waveforms, self.frames, self.window)
 
 
 def _outputs(objective, params, waveform_BN, samples_B):
     batch = {"waveform": waveform_BN, "samples": samples_B}
     logits, _ = objective.logits(params, batch)
     return jax.nn.log_softmax(logits)
-
-
-def _padded_length(samples: int, window: int) -> int:
-    length = 16_000.0
-    while length < max(samples, window):
-        length *= GROWTH
-    return int(length)
 
 
 def load(run: str | Path, step: int | None = None) -> Recognizer:

@@ -16,6 +16,8 @@ from xlsr_jax.data.index import Index
 from xlsr_jax.data.labels import LabelsConfig
 from xlsr_jax.data.pipeline import Reader
 from xlsr_jax.data.records import SAMPLE_RATE, CorpusError
+from xlsr_jax.evaluation import batches
+from xlsr_jax.evaluation.batches import LONGEST
 from xlsr_jax.evaluation.windows import by_length
 from xlsr_jax.models import networks
 from xlsr_jax.models.quantizer import Quantizer
@@ -23,8 +25,6 @@ from xlsr_jax.models.wav2vec2 import Wav2Vec2
 from xlsr_jax.schema import ConfigError
 from xlsr_jax.training.checkpoint import load_parameters
 
-LONGEST = 30 * SAMPLE_RATE  # samples that are looked at, from the start of an utterance
-GROWTH = 1.2  # between the lengths that are compiled for
 _DRAW = 7  # of utterances; fixed, so that every run is asked about the same frames
 
 
@@ -69,15 +69,8 @@ class Coder:
           waveforms: float32 at 16 kHz, normalized where the run asks for it; any lengths, each at
             least a frame. What a row gives does not depend on the others.
         """
-        counts = [len(waveform) for waveform in waveforms]
-        padded = np.zeros((1 << (len(counts) - 1).bit_length(), _padded(max(counts))), np.float32)
-        for row, waveform in zip(padded, waveforms, strict=False):
-            row[: len(waveform)] = waveform
-        samples = np.zeros(len(padded), np.int32)
-        samples[: len(counts)] = counts
-        codes = np.asarray(self._codes(self.params, padded, samples))
-        frames = [self.config.model.frames(count) for count in counts]
-        return [np.array(row[:count]) for row, count in zip(codes, frames, strict=False)]
+        compute = partial(self._codes, self.params)
+        return batches.outputs(compute, waveforms, self.config.model.frames)
 
 
 def _codes(model, params, waveform_BN, samples_B):
@@ -93,13 +86,6 @@ def _codes(model, params, waveform_BN, samples_B):
     groups, codewords, width = quantizer["codebook"].shape
     quantize = Quantizer(groups=groups, codewords=codewords, dim=groups * width)
     return quantize.apply({"params": quantizer}, features_BTC).best
-
-
-def _padded(samples: int) -> int:
-    length = 16_000.0
-    while length < samples:
-        length *= GROWTH
-    return int(length)
 
 
 def load(run: str | Path, step: int | None = None) -> Coder:

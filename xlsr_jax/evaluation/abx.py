@@ -90,6 +90,34 @@ def items_of(
     return items
 
 
+def same_items(
+    alignment: Sequence[tuple[str, int, int]],
+    frames: Sequence[tuple[int, int, int]],
+    *,
+    utterance: str,
+    speaker: str,
+) -> list[list[Item]]:
+    """``items_of`` for several features of an utterance: tokens that all hold, in one order.
+
+    So ``abx`` compares them on the same triplets, however far apart their frames are.
+
+    Args:
+      frames: of each features their number, window and hop.
+    """
+    found: list[list[Item]] = [[] for _ in frames]
+    names = {"utterance": utterance, "speaker": speaker}
+    for first in range(len(alignment) - 2):
+        phones = alignment[first : first + 3]
+        token = [
+            items_of(phones, **names, frames=count, window=window, hop=hop)
+            for count, window, hop in frames
+        ]
+        if all(token):
+            for items, item in zip(found, token, strict=True):
+                items += item
+    return found
+
+
 def abx(
     items: Sequence[Item],
     features: Mapping[str, np.ndarray],
