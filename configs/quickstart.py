@@ -19,20 +19,5 @@ from xlsr_jax import presets
 
 def get_config(variant: str = ""):
     config = presets.large("quickstart")
-    config.data.path = "corpora/spoken_text"
-    config.corpus.make, config.corpus.hours = "spoken_text", 3.0
-    data = config.data
-    data.alpha, data.batch_seconds = 0.5, 16.1
-    data.max_crop_samples, data.min_samples, data.buckets = 51_280, 24_080, 2
-    data.eval_seconds = 20.0
-
-    presets.quickstart_model(config)
-    config.objective.mask_length = 5
-    config.objective.diversity_groups = 1
-    config.objective.alarm_patience = 500
-    config.warm_start.updates, config.warm_start.peak_lr = 400, 3e-3
-    config.optimizer.peak_lr, config.optimizer.warmup_share = 2e-3, 0.1
-    training = config.training
-    training.updates = 1_600
-    training.log_every, training.eval_every, training.save_every = 20, 200, 400
+    presets.quickstart_training(presets.quickstart_model(config))
     return presets.variant(config, variant)

@@ -5,14 +5,19 @@
 
 Italian by default; ``--config.data.languages=es,fr`` for others. The corpus is the quickstart's.
 What differs from the published recipe: rates for a small model, a shorter freeze, channel spans as
-wide a share of the model as the published 64 of 768.
+wide a share of the model as the published 64 of 768. The variant ``cpc`` is for a run of
+quickstart_cpc.
 """
 
+from xlsr_jax import config as configuration
 from xlsr_jax import presets
 
 
 def get_config(variant: str = ""):
     config = presets.quickstart_model(presets.finetune("quickstart_finetune", "large"))
+    if "cpc" in variant.split(","):
+        config = presets.labelled(configuration.default("quickstart_finetune", "finetune_cpc"))
+        config.data.normalize = True
     config.data.path = "corpora/spoken_text"
     config.corpus.make, config.corpus.hours = "spoken_text", 3.0
     data = config.data
@@ -31,4 +36,4 @@ def get_config(variant: str = ""):
     training = config.training
     training.updates = 800
     training.log_every, training.eval_every, training.save_every = 20, 100, 200
-    return presets.variant(config, variant)
+    return presets.variant(config, variant, {"cpc": presets.quickstart_cpc_model})

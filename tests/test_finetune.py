@@ -5,13 +5,18 @@ import shutil
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
 
 from tests import runs
+from xlsr_jax import config as configuration
+from xlsr_jax import experiment
 from xlsr_jax.data.records import Manifest, Record, open_shards
 from xlsr_jax.training.checkpoint import load_parameters
+from xlsr_jax.training.state import TrainState
 
 CONFIG = {"config": "quickstart_finetune"}
 QUICK = ("--config.training.updates=6", "--config.data.buckets=1", "--config.labels.unit=recorded")
@@ -150,6 +155,22 @@ def test_another_vocabulary_is_refused(finetuned, tmp_path, tiny_corpus):
     workdir = shutil.copytree(finetuned, tmp_path / "run")
     line = runs.fails(workdir, tiny_corpus, *QUICK, "--config.labels.separate=true", **CONFIG)
     assert "another vocabulary" in line and "(en)" in line and "--workdir" in line
+
+
+def test_an_output_layer_of_other_symbols_is_not_taken(finetuned):
+    params, about = load_parameters(finetuned)
+    config = configuration.resolve(about["config"] | {"init_from": str(finetuned)})
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(np.shape(leaf)), params)
+    begin = lambda symbols: experiment.begin_from(  # noqa: E731
+        config, (params, about), TrainState(0, zeros, (), 0, 0), about["vocabulary"] | symbols
+    )
+    state, told = begin({})
+    np.testing.assert_array_equal(state.params["output"]["bias"], params["output"]["bias"])
+    assert "new: nothing" in told[1]
+    symbols = about["vocabulary"]["symbols"]
+    state, told = begin({"symbols": symbols[:1] + symbols[:0:-1]})
+    assert not np.any(state.params["output"]["bias"]) and np.any(params["output"]["bias"])
+    assert "new: output; not used: output" in told[1]
 
 
 def test_labels_from_a_file(tmp_path, tiny_corpus):

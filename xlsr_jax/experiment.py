@@ -98,7 +98,8 @@ def _train(config: Config, workdir: Path) -> None:
     if newest is None:
         state = materialize(init, phases[0].optimizer, init_key, abstract)
         if config.init_from:
-            state, told = begin_from(config, start or read_start(config), state)
+            started = start or read_start(config)
+            state, told = begin_from(config, started, state, about.get("vocabulary"))
             notes += told
     else:
         saved = checkpoints.about(newest)
@@ -228,9 +229,17 @@ def read_start(config: Config) -> Start:
     return loaded, about
 
 
-def begin_from(config: Config, start: Start, state: TrainState) -> tuple[TrainState, list[str]]:
-    """``state`` with those parameters of ``start`` that it has too, and what was done."""
+def begin_from(
+    config: Config, start: Start, state: TrainState, vocabulary: dict[str, Any] | None = None
+) -> tuple[TrainState, list[str]]:
+    """``state`` with those parameters of ``start`` that it has too, and what was done.
+
+    An output layer is taken where both have the same ``vocabulary``: two of one size mean
+    different symbols by the same rows.
+    """
     loaded, about = start
+    if about.get("vocabulary") != vocabulary:
+        loaded = {k: value for k, value in loaded.items() if k not in ("output", "ctc_output")}
     taken, fresh = [], []
     params = dict(state.params)
     for name, ours in params.items():
@@ -241,7 +250,7 @@ def begin_from(config: Config, start: Start, state: TrainState) -> tuple[TrainSt
         place = lambda value, leaf: jax.device_put(np.asarray(value, leaf.dtype), leaf.sharding)  # noqa: E731
         params[name] = jax.tree.map(place, theirs, ours)
         taken.append(name)
-    unused = sorted(set(loaded) - set(taken))
+    unused = sorted(set(start[0]) - set(taken))
     step = about["step"]
     told = [
         f"begun from update {step} of {config.init_from}: {', '.join(taken)}",

@@ -246,6 +246,25 @@ def quickstart_model(config: ConfigDict) -> ConfigDict:
     return config
 
 
+def quickstart_training(config: ConfigDict) -> ConfigDict:
+    """The quickstart's corpus, masks, warm start and rates, see ``configs/quickstart.py``."""
+    config.data.path = "corpora/spoken_text"
+    config.corpus.make, config.corpus.hours = "spoken_text", 3.0
+    data = config.data
+    data.alpha, data.batch_seconds = 0.5, 16.1
+    data.max_crop_samples, data.min_samples, data.buckets = 51_280, 24_080, 2
+    data.eval_seconds = 20.0
+    config.objective.mask_prob, config.objective.mask_length = 0.65, 5
+    config.objective.diversity_groups = 1
+    config.objective.alarm_patience = 500
+    config.warm_start.updates, config.warm_start.peak_lr = 400, 3e-3
+    config.optimizer.peak_lr, config.optimizer.warmup_share = 2e-3, 0.1
+    training = config.training
+    training.updates = 1_600
+    training.log_every, training.eval_every, training.save_every = 20, 200, 400
+    return config
+
+
 def variant(
     config: ConfigDict, names: str, own: Mapping[str, Callable[[ConfigDict], Any]] | None = None
 ) -> ConfigDict:

@@ -35,7 +35,7 @@ class LogMelObjective:
         main_init: Callable[[jax.Array], dict[str, Any]] | None = None,
     ):
         """``main_init`` makes the parameters of what follows, those of wav2vec 2.0 if None."""
-        self.model = Wav2Vec2(model, constrain)
+        self.model = Wav2Vec2(model, constrain, pretraining=False)
         self.bands = bands
         self.main_init = main_init or Wav2Vec2Objective(model, ObjectiveConfig()).init
 
