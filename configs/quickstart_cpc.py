@@ -2,10 +2,11 @@
 
     python -m xlsr_jax.train --config=configs/quickstart_cpc.py
 
-What differs from the published recipe: half the width and an eighth of the predictors' inner width
-(0.3 M parameters, 1.9 M with the predictors, as many as the quickstart), normalised waveforms, 20 s
-of audio an update, negatives from four windows of a speaker, a peak rate of 1e-3 that warms up and
-decays.
+What differs from the published recipe: half the width (0.3 M parameters, 0.5 M with the
+predictors), normalised waveforms, 20 s of audio an update, negatives from four windows of a
+speaker, a peak rate of 2e-3 that warms up and decays, and the original CPC's linear predictors:
+with Transformers an update takes twice as long, and 1,200 of them (at 1e-3) reach a held-out loss
+of 4.350 nats, where 400 with linear ones reach 4.343.
 """
 
 from xlsr_jax import presets
@@ -19,8 +20,8 @@ def get_config(variant: str = ""):
     config.data.normalize = True
     config.data.same_speaker = config.objective.group_rows = 4
     settings = config.optimizer
-    settings.peak_lr, settings.schedule, settings.warmup_share = 1e-3, "linear", 0.1
+    settings.peak_lr, settings.schedule, settings.warmup_share = 2e-3, "linear", 0.1
     training = config.training
-    training.updates = 1_200
+    training.updates = 3_000
     training.log_every, training.eval_every, training.save_every = 20, 200, 400
     return presets.variant(config, variant)

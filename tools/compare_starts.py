@@ -15,26 +15,19 @@ Writes table.md and comparison.png: test PER by language, mean and 95 % interval
 """
 
 import argparse
-import concurrent.futures
 import json
-import math
 import os
-import queue
 import statistics
-import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from study import AVERAGE, ROOT, interval, run, side_by_side, test_rates
+
 NAMES = {
     "pretrained": "contrastive pretraining",
     "warm_start": "log-mel warm start alone",
     "scratch": "from scratch",
 }
 COLOURS = {"pretrained": "#3b76a8", "warm_start": "#9db8cd", "scratch": "#c4661f"}
-AVERAGE = "average"
-T_95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}  # Student's t, two-sided, by number of seeds
 
 
 def main() -> None:
@@ -60,24 +53,16 @@ def main() -> None:
     if "warm_start" in flags.starts:
         config = json.loads((flags.pretrained / "config.json").read_text())
         inits["warm_start"] = _warm_start(config, flags.output / "warm_start")
-    cores = sorted(os.sched_getaffinity(0))
-    free = queue.SimpleQueue()
-    for job in range(flags.jobs):
-        free.put(cores[job :: flags.jobs])
 
-    def measure(start: str, seed: int) -> dict[str, float]:
-        own = free.get()
-        try:
-            scratch = start == "scratch"
-            rates = flags.scratch_rates if scratch else flags.rates
-            updates = scratch and flags.scratch_updates or flags.updates
-            folder = flags.output / f"{start}_{seed}"
-            common = [f"--config.data.path={flags.corpus}", "--config.corpus.make=", *more]
-            common.append(f"--config.data.languages={flags.languages}")
-            _finetune(folder, inits[start], seed, rates, updates, common, own)
-            found = _test(folder, own)
-        finally:
-            free.put(own)
+    def measure(start: str, seed: int, cores: list[int]) -> dict[str, float]:
+        scratch = start == "scratch"
+        rates = flags.scratch_rates if scratch else flags.rates
+        updates = scratch and flags.scratch_updates or flags.updates
+        folder = flags.output / f"{start}_{seed}"
+        common = [f"--config.data.path={flags.corpus}", "--config.corpus.make=", *more]
+        common.append(f"--config.data.languages={flags.languages}")
+        _finetune(folder, inits[start], seed, rates, updates, common, cores)
+        found = test_rates(folder, cores)
         print(f"{NAMES[start]}, seed {seed}: PER {found[AVERAGE]:.1%}", flush=True)
         return found
 
@@ -85,8 +70,7 @@ def main() -> None:
     if "scratch" in seeds and flags.scratch_seeds:
         seeds["scratch"] = flags.scratch_seeds
     runs = [(start, seed) for start, number in seeds.items() for seed in range(number)]
-    with concurrent.futures.ThreadPoolExecutor(flags.jobs) as pool:
-        rates = list(pool.map(measure, *zip(*runs, strict=True)))
+    rates = side_by_side(measure, runs, flags.jobs)
     found = {
         start: [rate for (other, _), rate in zip(runs, rates, strict=True) if other == start]
         for start in flags.starts
@@ -96,18 +80,10 @@ def main() -> None:
     print(table)
 
 
-def _run(cores: Sequence[int], *command: object) -> None:
-    print(" ".join(map(str, command)), file=sys.stderr, flush=True)
-    arguments = [sys.executable, *map(str, command)]
-    done = subprocess.run(arguments, preexec_fn=lambda: os.sched_setaffinity(0, cores))
-    if done.returncode:
-        sys.exit(f"stopped: {' '.join(map(str, command[:2]))} failed; its last line says why")
-
-
 def _warm_start(config: dict, folder: Path) -> Path:
     """The warm start of a pretraining run, and no update after it: one at a rate of 0."""
     data, warm = config["data"], config["warm_start"]
-    _run(
+    run(
         sorted(os.sched_getaffinity(0)),
         "-m", "xlsr_jax.train", f"--config={ROOT}/configs/quickstart.py", f"--workdir={folder}",
         f"--config.data.path={data['path']}", "--config.corpus.make=",
@@ -134,25 +110,7 @@ def _finetune(folder, init, seed, rates, updates, common, cores) -> None:
                   "--config.model.feature_grad_scale=1.0"]  # fmt: skip
     else:
         flags.append(f"--config.init_from={init}")
-    _run(cores, "-m", "xlsr_jax.train", *flags)
-
-
-def _test(folder: Path, cores: Sequence[int]) -> dict[str, float]:
-    """Corpus-level PER on the test split, by language and as their average."""
-    report = folder / "test" / "report.json"
-    if not report.exists():
-        flags = f"--run={folder}", "--split=test", f"--output={report.parent}"
-        _run(cores, "-m", "xlsr_jax.evaluate", *flags)
-    languages = json.loads(report.read_text())["units"]["phoneme"]["languages"]
-    rates = {name: figures["corpus_rate"] for name, figures in languages.items()}
-    return rates | {AVERAGE: statistics.mean(rates.values())}
-
-
-def _interval(rates: Sequence[float]) -> tuple[float, float]:
-    """Mean and half of the 95 % interval over seeds; nan where one seed gives none."""
-    if len(rates) not in T_95:
-        return statistics.mean(rates), math.nan
-    return statistics.mean(rates), T_95[len(rates)] * statistics.stdev(rates) / len(rates) ** 0.5
+    run(cores, "-m", "xlsr_jax.train", *flags)
 
 
 def _columns(found: dict[str, list[dict[str, float]]]) -> list[str]:
@@ -174,7 +132,7 @@ def _table(found: dict[str, list[dict[str, float]]]) -> str:
              "|---|---|---:|---|---|"]  # fmt: skip
     for start, seeds in found.items():
         rates = [seed[columns[0]] for seed in seeds]
-        mean, half = _interval(rates)
+        mean, half = interval(rates)
         gain = ""
         if "pretrained" in found and start != "pretrained":
             best = statistics.mean(seed[columns[0]] for seed in found["pretrained"])
@@ -196,7 +154,7 @@ def _draw(found: dict[str, list[dict[str, float]]], path: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for number, (start, seeds) in enumerate(found.items()):
-        spread = [_interval([seed[column] for seed in seeds]) for column in columns]
+        spread = [interval([seed[column] for seed in seeds]) for column in columns]
         places = [place + (number - (len(found) - 1) / 2) * bar for place in range(len(columns))]
         means = [100 * mean for mean, _ in spread]
         axes.bar(places, means, 0.92 * bar, color=COLOURS[start], label=NAMES[start], zorder=2)
