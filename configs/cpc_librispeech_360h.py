@@ -9,11 +9,11 @@ paper. Result: 42.8 PER on average over es fr it ky nl ru sv tt, read out frozen
 labels (UniSpeech, Table 1).
 """
 
-from xlsr_jax import presets
+from xlsr_jax import presets, presets_cpc
 
 
 def get_config(variant: str = ""):
-    config = presets.cpc("cpc_librispeech_360h", 360)
+    config = presets_cpc.pretrain("cpc_librispeech_360h", 360)
     return presets.variant(config, variant, {"linear": _linear})
 
 

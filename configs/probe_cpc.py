@@ -9,11 +9,11 @@ speech: utterances with more phonemes than outputs are left out. ``--config.obje
 --config.objective.head_stride=2`` spans the published times. Hardware: one GPU.
 """
 
-from xlsr_jax import presets
+from xlsr_jax import presets, presets_cpc
 
 
 def get_config(variant: str = ""):
-    config = presets.cpc_probe(presets.finetune_xlsr("probe_cpc", "base"))
+    config = presets_cpc.probe(presets.finetune_xlsr("probe_cpc", "base"))
     config.model.activation_dropout = config.model.layerdrop = 0.0
     config.data.languages = ("es",)
     return presets.variant(config, variant)

@@ -14,7 +14,7 @@ held-out "error rate" is the share of frames that get another phone.
 """
 
 from xlsr_jax import config as configuration
-from xlsr_jax import presets
+from xlsr_jax import presets, presets_cpc
 
 
 def get_config(variant: str = ""):
@@ -36,7 +36,7 @@ def get_config(variant: str = ""):
     training = config.training
     training.updates = 1_000
     training.log_every, training.eval_every, training.save_every = 50, 250, 500
-    own = {"cpc": presets.quickstart_cpc_model, "log_mel": _log_mel}
+    own = {"cpc": presets_cpc.quickstart_model, "log_mel": _log_mel}
     return presets.variant(config, variant, own)
 
 

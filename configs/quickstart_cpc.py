@@ -9,11 +9,11 @@ with Transformers an update takes twice as long, and 1,200 of them (at 1e-3) rea
 of 4.350 nats, where 400 with linear ones reach 4.343.
 """
 
-from xlsr_jax import presets
+from xlsr_jax import presets, presets_cpc
 
 
 def get_config(variant: str = ""):
-    config = presets.quickstart_cpc_model(presets.cpc("quickstart_cpc", 100))
+    config = presets_cpc.quickstart_model(presets_cpc.pretrain("quickstart_cpc", 100))
     config.data.path = "corpora/spoken_text"
     config.corpus.make, config.corpus.hours = "spoken_text", 3.0
     config.data.alpha, config.data.batch_seconds, config.data.eval_seconds = 0.5, 20.5, 20.0

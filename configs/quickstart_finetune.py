@@ -10,7 +10,7 @@ quickstart_cpc.
 """
 
 from xlsr_jax import config as configuration
-from xlsr_jax import presets
+from xlsr_jax import presets, presets_cpc
 
 
 def get_config(variant: str = ""):
@@ -36,4 +36,4 @@ def get_config(variant: str = ""):
     training = config.training
     training.updates = 800
     training.log_every, training.eval_every, training.save_every = 20, 100, 200
-    return presets.variant(config, variant, {"cpc": presets.quickstart_cpc_model})
+    return presets.variant(config, variant, {"cpc": presets_cpc.quickstart_model})

@@ -22,6 +22,7 @@ ALLOWED = {
     "runtime": {"schema"},
     "config": {"schema", "data", "parallel", "training", "objectives"},
     "presets": {"config"},
+    "presets_cpc": {"config"},
     "presets_unispeech": {"config", "presets"},
     "inputs": {"config", "data", "models", "schema", "text"},
     "features": {
