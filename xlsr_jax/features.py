@@ -71,11 +71,9 @@ def load(run: str | Path, layer: int = -1, name: str = "") -> Features:
       name: in the table; default the folder's.
 
     Raises:
-      CheckpointError: a folder without checkpoints.
-      ConfigError: no such folder, or a network without that layer.
+      CheckpointError: no such folder, or one without checkpoints.
+      ConfigError: a network without that layer.
     """
-    if not Path(run).is_dir():
-        raise ConfigError(f"there is no run {run}; give the --workdir that one was trained in")
     saved, about = load_parameters(Path(run), best_by=BEST_BY)
     config = configuration.resolve(configuration.from_saved(about["config"]))
     model = networks.for_inference(config.model)

@@ -365,7 +365,8 @@ def test_what_goes_wrong_is_a_line(tmp_path, corpus, run, capsys):
     assert "is no run" in said(capsys, f"--run={folder},{tmp_path}")
     assert "give the folder of one" in said(capsys, "--run=,")
     absent = tmp_path / "absent"
-    assert f"no run {absent}; give the --workdir" in said(capsys, f"--run={folder},{absent}")
+    line = said(capsys, f"--run={folder},{absent}")
+    assert f"{absent} is no run" in line and "give the --workdir" in line
     assert "no corpus at" in said(capsys, flag, f"--corpus={tmp_path}")
     assert "no data for language 'fr'; the corpus has es, sv" in said(
         capsys, flag, "--languages=fr"

@@ -188,7 +188,9 @@ def load_parameters(
     """
     workdir = chosen_run(Path(workdir))
     if not (workdir / FOLDER).is_dir():
-        raise CheckpointError(f"{workdir} is no run: it has no {FOLDER}")
+        raise CheckpointError(
+            f"{workdir} is no run: it has no {FOLDER}; give the --workdir that one was trained in"
+        )
     checkpoints = Checkpoints(workdir, best_by=best_by, read_only=True)
     if step is not None and not checkpoints.path(step).exists():
         raise CheckpointError(f"{workdir} has no checkpoint of update {step}")
