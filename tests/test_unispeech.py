@@ -13,6 +13,7 @@ from tests.test_configs import ALL, BASE, LARGE, PATHS, check, network, run
 from xlsr_jax import config as configuration
 from xlsr_jax import inputs
 from xlsr_jax.data.joint import UnlabelledConfig
+from xlsr_jax.data.records import CorpusError, Manifest, Record, open_shards
 from xlsr_jax.schema import ConfigError
 
 SOURCES, TARGETS = ("en", "es", "fr", "it"), ("ky", "nl", "ru", "sv", "tt")
@@ -190,6 +191,38 @@ def test_other_methods_take_no_second_kind_of_audio(name, tiny_corpus):
     )  # fmt: skip
     with pytest.raises(ConfigError, match="learns from one kind of audio; set it to 0"):
         inputs.open_inputs(config, 1, 1)
+
+
+def labelled_with(tmp_path, corpus, tokens_of):
+    """The inputs of a UniSpeech config with labels of our own, by a record's id."""
+    config = load(PATHS["unispeech_base_one_to_one"], "tiny")
+    lines = []
+    for shard in Manifest.load(corpus).shards:
+        source = open_shards(corpus, [shard])
+        identities = [Record.from_bytes(source[number]).id for number in range(len(source))]
+        lines += [f"{identity}\t{tokens_of(identity)}\n" for identity in identities]
+    (tmp_path / "labels.tsv").write_text("".join(lines))
+    config = dataclasses.replace(
+        config,
+        corpus=dataclasses.replace(config.corpus, make=""),
+        data=dataclasses.replace(config.data, path=str(corpus), label_seconds=0.0),
+        labels=dataclasses.replace(config.labels, file=str(tmp_path / "labels.tsv")),
+        unlabelled=UnlabelledConfig(share=0.5),
+    )
+    return inputs.open_inputs(config, 1, 1)
+
+
+def test_a_corpus_without_labels_is_refused(tmp_path, tiny_corpus):
+    with pytest.raises(CorpusError, match="no utterance has a label"):
+        labelled_with(tmp_path, tiny_corpus, lambda identity: "")
+
+
+def test_phonemes_that_training_lacks_are_said_with_their_counts(tmp_path, tiny_corpus):
+    found = labelled_with(tmp_path, tiny_corpus, lambda x: "a b" if "train" in x else "a ʘ ʘ")
+    (said,) = [note for note in found.notes if "training lacks" in note]
+    english = found.eval_plan.index.language == found.eval_plan.index.languages.index("en")
+    assert english.sum() == 25 and "ʘ (en) 50" in said
+    assert set(found.vocabulary.symbols[1:]) == {"a", "b"}
 
 
 def test_bad_data_is_one_line(tmp_path, tiny_corpus):
