@@ -32,7 +32,7 @@ def get_config(variant: str = ""):
     objective = config.objective
     objective.target, objective.frozen, objective.freeze_updates = "frames", "model", 0
     objective.mask_prob = objective.channel_prob = 0.0
-    config.optimizer.peak_lr, config.optimizer.warmup_share = 2e-3, 0.1
+    config.optimizer.peak_lr, config.optimizer.warmup_share = 1e-2, 0.1
     training = config.training
     training.updates = 1_000
     training.log_every, training.eval_every, training.save_every = 50, 250, 500
