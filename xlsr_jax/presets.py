@@ -283,6 +283,7 @@ def _tiny(config: ConfigDict) -> ConfigDict:
         config.objective.distractors = 10
     training = config.training
     training.updates, training.log_every = 8, 4
+    config.warm_start.updates = min(8, config.warm_start.updates)
     training.eval_every = training.save_every = 8
     model = config.model
     model.dtype = "float32"
