@@ -61,6 +61,7 @@ def main() -> None:
     add("--seeds", type=int, default=3)
     add("--updates", type=int, default=2_000, help="of XLSR, after its warm start")
     add("--finetune-updates", type=int, default=800)
+    add("--finetune-seconds", type=float, default=40.0, help="of audio in such an update")
     add("--jobs", type=int, default=1, help="runs side by side, each on cores of its own")
     flags, more = parser.parse_known_args()
     flags.output.mkdir(parents=True, exist_ok=True)
@@ -80,6 +81,7 @@ def main() -> None:
         _train(
             cores, method.tuned_by, folder / "finetuned", seed, flags.finetune_updates,
             f"--config.data.path={flags.labels}", f"--config.data.languages={flags.languages}",
+            f"--config.data.batch_seconds={flags.finetune_seconds}",
             f"--config.init_from={start}", "--config.data.eval_seconds=0", *more,
         )  # fmt: skip
         found = {"error": test_rates(folder / "finetuned", cores)[AVERAGE]}
