@@ -9,12 +9,19 @@ were set aside (they are in rejected.jsonl, with reasons), 1 where nothing came 
 """
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 
-from xlsr_jax.data.corpora.base import Corpus
 from xlsr_jax.data.prepare import prepare, summary
 from xlsr_jax.data.records import CorpusError, Manifest, damage
+
+# Each a module of ``xlsr_jax.data.corpora`` with ``add_flags`` and ``from_flags``.
+CORPORA = {
+    "folder": "a tree of audio files, or a table of them",
+    "spoken_text": "the demonstration corpus, spoken by espeak-ng",
+    "spoken_sentences": "lists of sentences, spoken by other voices",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,81 +79,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--utterances-per-shard", type=int, help="default 256 to 4096, by size")
     add("--overwrite", action="store_true", help="drop an earlier preparation in --output")
 
-    folder = commands.add_parser("folder", parents=[shared], help="a tree of audio files")
-    folder.set_defaults(corpus=_folder)
-    add = folder.add_argument
-    add("--source", required=True, help="folder of WAV, FLAC, MP3 and OGG files")
-    add("--metadata", default="",
-        help=".tsv, .csv or .jsonl with columns path, id, language, text, speaker, split")
-    add("--column", action="append", default=[], metavar="OURS=THEIRS",
-        help="another column name in the metadata, such as text=sentence; may be repeated")
-    add("--language", default="", help="for files without one; default the first folder's name")
-    add("--split", default="", help="for files without one; default drawn from the id")
-    add("--split-shares", type=float, nargs=3, default=(98, 1, 1),
-        metavar=("TRAIN", "VALID", "TEST"), help="of that draw; default 98 1 1")
-    add("--max-seconds", type=float, default=600.0, help="longer files are set aside")
-    add("--name", default="folder", help="corpus name in the manifest")
-
-    spoken = commands.add_parser(
-        "spoken_text", parents=[shared], help="the demonstration corpus, spoken by espeak-ng"
-    )
-    spoken.set_defaults(corpus=_spoken_text)
-    add = spoken.add_argument
-    add("--hours", type=float, default=2.0, help="of training audio in all; default %(default)s")
-    add("--seed", type=int, default=0)
-    add("--languages", nargs="+", metavar="LANGUAGE", help="default all eleven")
-    add("--valid-utterances", type=int, default=25, help="per language; default %(default)s")
-    add("--test-utterances", type=int, default=25, help="per language; default %(default)s")
-
-    sentences = commands.add_parser(
-        "spoken_sentences", parents=[shared], help="lists of sentences, spoken by other voices"
-    )
-    sentences.set_defaults(corpus=_spoken_sentences)
-    add = sentences.add_argument
-    add("--source", required=True, help="folder of LANGUAGE/train.text, val.text: id, tab, text")
-    add("--seed", type=int, default=0)
-    add("--languages", nargs="+", metavar="LANGUAGE", help="default all of the source")
+    for name, text in CORPORA.items():
+        module = importlib.import_module(f"xlsr_jax.data.corpora.{name}")
+        command = commands.add_parser(
+            name, parents=[shared], help=text, description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        module.add_flags(command)
+        command.set_defaults(corpus=module.from_flags)
 
     check = commands.add_parser("check", help="compare every shard with its checksum")
     check.add_argument("--output", required=True, help="corpus directory")
     return parser
-
-
-def _folder(options: argparse.Namespace) -> Corpus:
-    from xlsr_jax.data.corpora.folder import Folder
-
-    for column in options.column:
-        if column.count("=") != 1:
-            raise CorpusError(f"--column {column} must be OURS=THEIRS, such as text=sentence")
-    return Folder(
-        source=options.source,
-        metadata=options.metadata,
-        columns=tuple(tuple(column.split("=")) for column in options.column),
-        language=options.language,
-        split=options.split,
-        split_shares=tuple(float(share) for share in options.split_shares),
-        max_seconds=options.max_seconds,
-        name=options.name,
-    )
-
-
-def _spoken_text(options: argparse.Namespace) -> Corpus:
-    from xlsr_jax.data.corpora.spoken_text import SpokenText
-
-    languages = {"languages": tuple(options.languages)} if options.languages else {}
-    return SpokenText(
-        hours=options.hours,
-        seed=options.seed,
-        valid_utterances=options.valid_utterances,
-        test_utterances=options.test_utterances,
-        **languages,
-    )
-
-
-def _spoken_sentences(options: argparse.Namespace) -> Corpus:
-    from xlsr_jax.data.corpora.spoken_sentences import SpokenSentences
-
-    return SpokenSentences(options.source, tuple(options.languages or ()), options.seed)
 
 
 if __name__ == "__main__":

@@ -6,39 +6,29 @@ what it did; a killed preparation goes on with the shards that have none. The ma
 last, so a corpus that has one is whole.
 """
 
-import dataclasses
-import hashlib
-import itertools
 import json
 import logging
-import math
 import os
-import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from xlsr_jax.data import audio, records
-from xlsr_jax.data.corpora.base import Corpus, Phone, UnreadableAudio, Utterance
-from xlsr_jax.data.progress import AnotherWriter, Commit, changes, claim, clear, only_writer
-from xlsr_jax.data.records import CorpusError, Manifest, Record
+from xlsr_jax.data import records
+from xlsr_jax.data.corpora.base import Corpus
+from xlsr_jax.data.progress import (
+    AnotherWriter,
+    Commit,
+    changes,
+    claim,
+    clear,
+    only_writer,
+    waiting,
+)
+from xlsr_jax.data.records import CorpusError, Manifest
+from xlsr_jax.data.shards import Task, make_shard
+from xlsr_jax.data.tasks import Listing, Planned, survey, tasks
 from xlsr_jax.data.workers import run
-
-SMALLEST, LARGEST = 256, 4096  # utterances in a shard, where the caller gives no number
-SHARDS = 512  # as many as a process may well hold open
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """What a worker needs to make one shard; ``path`` as in ``records.Shard``."""
-
-    root: str
-    path: str
-    split: str
-    language: str
-    encoding: str
-    utterances: tuple[Utterance, ...]
 
 
 def prepare(
@@ -71,24 +61,28 @@ def prepare(
     for name, number in (("workers", workers), ("utterances per shard", utterances_per_shard)):
         if number is not None and number < 1:
             raise CorpusError(f"{name} must be 1 or more; got {number}")
-    splits = {split: tuple(corpus.utterances(split)) for split in corpus.splits()}
-    check_names(splits)
-    total = sum(len(utterances) for utterances in splits.values())
-    per_shard = utterances_per_shard or min(max(math.ceil(total / SHARDS), SMALLEST), LARGEST)
-    made_with = _made_with(corpus, splits, encoding, per_shard)
+    corpus.splits()  # nothing is made where the source is not there
     root = Path(output)
-    with only_writer(root):
+    with only_writer(root), waiting(root) as folder:
+        listing = survey(corpus, folder)
+        per_shard = utterances_per_shard or listing.per_shard
+        made_with = _made_with(corpus, listing, encoding, per_shard)
         if overwrite:
             clear(root)
         claim(root, {"corpus": corpus.name, **made_with})
-        tasks = plan(splits, str(root), encoding, per_shard)
-        commits = {task.path: Commit.load(root, task.path) for task in tasks}
-        todo = [task for task in tasks if commits[task.path] is None]
+        planned = listing.cut(per_shard)
+        commits = {each.path: Commit.load(root, each.path) for each in planned}
+        todo = [each for each in planned if commits[each.path] is None]
         if todo:
             # The presence of a manifest says that all shards are there.
             (root / records.MANIFEST).unlink(missing_ok=True)
-            commits |= _make_shards(todo, total, workers or os.cpu_count() or 1, progress_bar)
-        return _conclude(root, corpus.name, made_with, [commits[task.path] for task in tasks])
+            made = run(
+                make_shard,
+                tasks(todo, str(root), encoding, folder),
+                min(workers or os.cpu_count() or 1, len(todo)),
+            )
+            commits |= _watched(made, todo, listing.utterances, progress_bar)
+        return _conclude(root, corpus.name, made_with, [commits[each.path] for each in planned])
 
 
 def ensure(corpus: Corpus, output: str | os.PathLike[str], workers: int | None = None) -> Manifest:
@@ -121,56 +115,15 @@ def ensure(corpus: Corpus, output: str | os.PathLike[str], workers: int | None =
     return manifest
 
 
-def check_names(splits: Mapping[str, Sequence[Utterance]]) -> None:
-    """Raises ``CorpusError`` for duplicate ids and for names that cannot stand in a file name."""
-    everything = list(itertools.chain.from_iterable(splits.values()))
-    names = {("split", split) for split in splits}
-    names |= {("language", utterance.language) for utterance in everything}
-    for kind, name in sorted(names):
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-            raise CorpusError(f"{kind} {name!r} cannot name a file; use letters, digits, - _ .")
-    count = Counter(utterance.id for utterance in everything)
-    twice = [identity for identity, times in count.items() if times > 1]
-    if twice:
-        shown = ", ".join(twice[:3]) + (", ..." if len(twice) > 3 else "")
-        raise CorpusError(
-            f"{len(twice)} utterance ids occur more than once: {shown}; give each utterance its own"
-        )
-
-
-def plan(
-    splits: Mapping[str, Sequence[Utterance]], root: str, encoding: str, per_shard: int
-) -> list[Task]:
-    """Cuts each split and language into shards of ``per_shard`` utterances, in order."""
-    tasks = []
-    for split, utterances in splits.items():
-        by_language: dict[str, list[Utterance]] = {}
-        for utterance in utterances:
-            by_language.setdefault(utterance.language, []).append(utterance)
-        for language, spoken in sorted(by_language.items()):
-            for number, begin in enumerate(range(0, len(spoken), per_shard)):
-                path = f"{split}/{language}-{number:05d}.array_record"
-                chunk = tuple(spoken[begin : begin + per_shard])
-                tasks.append(Task(root, path, split, language, encoding, chunk))
-    return tasks
-
-
-def _made_with(
-    corpus: Corpus, splits: Mapping[str, Sequence[Utterance]], encoding: str, per_shard: int
-) -> dict[str, str]:
+def _made_with(corpus: Corpus, listing: Listing, encoding: str, per_shard: int) -> dict[str, str]:
     """Everything that shapes the output, by name: the reader's fingerprint and ours."""
     import soundfile
     import soxr
 
-    listed = hashlib.sha256()
-    for split, utterances in splits.items():
-        for u in utterances:
-            fields = (split, u.id, u.language, u.speaker, u.text, u.phonemes)
-            listed.update(json.dumps(fields).encode())
     return {
         **corpus.fingerprint(),
-        "splits": " ".join(splits),
-        "utterances": f"{sum(map(len, splits.values()))} (sha256 {listed.hexdigest()[:16]})",
+        "splits": " ".join(listing.splits),
+        "utterances": f"{listing.utterances} (sha256 {listing.digest})",
         "encoding": encoding,
         "utterances per shard": str(per_shard),
         "soxr version": soxr.__version__,
@@ -178,20 +131,18 @@ def _made_with(
     }
 
 
-def _make_shards(
-    todo: Sequence[Task], total: int, workers: int, progress_bar: bool
+def _watched(
+    made: Iterator[tuple[Task, Commit]], todo: Sequence[Planned], total: int, progress_bar: bool
 ) -> dict[str, Commit]:
-    """Commits by path of the shards still to do; ``total`` utterances are in the whole corpus."""
+    """Commits by path as they come; ``total`` utterances are in the whole corpus."""
     from tqdm import tqdm
 
-    # The largest first, so that no worker is left alone with one at the end.
-    order = sorted(todo, key=lambda task: -len(task.utterances))
-    before = total - sum(len(task.utterances) for task in todo)
+    before = total - sum(each.utterances for each in todo)
     commits, hours, begun = {}, 0.0, time.monotonic()
     with tqdm(
         total=total, initial=before, desc="preparing", unit="utt", disable=not progress_bar
     ) as bar:
-        for task, commit in run(make_shard, order, min(workers, len(order))):
+        for task, commit in made:
             commits[task.path] = commit
             if commit.shard:
                 hours += commit.shard.samples / records.SAMPLE_RATE / 3600
@@ -199,61 +150,6 @@ def _make_shards(
             bar.set_postfix_str(f"{hours:.2f} h of audio, {speed:.3f} h/s", refresh=False)
             bar.update(len(task.utterances))
     return commits
-
-
-def make_shard(task: Task) -> Commit:
-    """Makes one shard and commits it; runs in a worker process."""
-    rejected: list[dict[str, str]] = []
-    usable = _usable(task, rejected)
-    first = next(usable, None)
-    shard, size = None, 0
-    if first is not None:
-        whole = itertools.chain([first], usable)
-        shard = records.write_shard(task.root, task.path, task.split, task.language, whole)
-        size = (Path(task.root) / task.path).stat().st_size
-    commit = Commit(shard, size, tuple(rejected))
-    commit.save(task.root, task.path)
-    return commit
-
-
-def _usable(task: Task, rejected: list[dict[str, str]]) -> Iterator[Record]:
-    place = {"split": task.split, "language": task.language}
-    for utterance in task.utterances:
-        try:
-            yield to_record(utterance, task.encoding)
-        except UnreadableAudio as error:
-            reason = " ".join(str(error).split())  # one line
-            rejected.append({"id": utterance.id, **place, "reason": reason})
-
-
-def to_record(utterance: Utterance, encoding: str) -> Record:
-    """Loads one utterance and brings it to 16 kHz; raises ``UnreadableAudio``."""
-    try:
-        speech = utterance.load()
-    except UnreadableAudio:
-        raise
-    except Exception as error:
-        error.add_note(f"while loading utterance {utterance.id}")
-        raise
-    waveform = audio.to_record_rate(speech)
-    return Record(
-        id=utterance.id,
-        language=utterance.language,
-        audio=records.encode_audio(waveform, encoding),
-        encoding=encoding,
-        samples=len(waveform),
-        speaker=utterance.speaker,
-        text=utterance.text,
-        phonemes=speech.phonemes or utterance.phonemes,
-        alignment=_within(speech.alignment, len(waveform)),
-    )
-
-
-def _within(alignment: Sequence[Phone], samples: int) -> tuple[tuple[str, int, int], ...]:
-    """The alignment cut at the end of the waveform, which resampling may move by a sample."""
-    return tuple(
-        (phone.symbol, min(phone.start, samples), min(phone.end, samples)) for phone in alignment
-    )
 
 
 def _conclude(

@@ -3,6 +3,7 @@
     <output>/progress/plan.json            what is being prepared: a resumed run must match it
     <output>/progress/lock                 held by the one process that writes
     <output>/progress/<shard>.json         what became of one shard; see ``Commit``
+    <output>/progress/waiting              what waits for a worker, while there is one
 
 They stay when the corpus is finished, for repairs, and may then be deleted.
 """
@@ -72,12 +73,13 @@ def only_writer(root: Path) -> Iterator[None]:
     """Holds ``root`` for this process while the context lasts.
 
     The lock is the kernel's: it ends with its process, however that ends, so none goes stale.
+    Where nothing was claimed in the end, nothing is left.
 
     Raises:
       AnotherWriter: while another process holds it.
       CorpusError: where ``root`` cannot be written, or holds files that are no preparation.
     """
-    folder = root / PROGRESS
+    folder, made = root / PROGRESS, not root.exists()
     try:
         strangers = sorted(os.listdir(root)) if root.exists() and not folder.exists() else []
         if strangers:
@@ -101,7 +103,11 @@ def only_writer(root: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            if not (folder / "plan.json").exists():
+                shutil.rmtree(root if made else folder, ignore_errors=True)
 
 
 def claim(root: Path, plan: Mapping[str, str]) -> None:
@@ -122,6 +128,18 @@ def claim(root: Path, plan: Mapping[str, str]) -> None:
         )
     for partial in root.rglob("*.partial-*"):  # of workers that were killed
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def waiting(root: Path) -> Iterator[Path]:
+    """A folder for what waits to be worked on, gone afterwards, that of a killed run before."""
+    folder = root / PROGRESS / "waiting"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def clear(root: Path) -> None:

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
@@ -21,11 +21,12 @@ Result = TypeVar("Result")
 
 
 def run(
-    function: Callable[[Task], Result], tasks: Sequence[Task], count: int
+    function: Callable[[Task], Result], tasks: Iterable[Task], count: int
 ) -> Iterator[tuple[Task, Result]]:
     """Yields (task, function(task)) as ``count`` processes finish them, begun in order.
 
-    A few tasks are on their way at a time, so that a long list of large ones costs no memory.
+    A few tasks are on their way at a time, so that a long list of large ones costs no memory, and
+    tasks that are made while others run wait for those before them.
     On an error, or when the caller stops, tasks that have begun are finished and no others.
 
     Raises:

@@ -8,6 +8,7 @@ The split of an utterance is, in this order: the metadata's column, the option `
 draw from the SHA-256 of its id in proportion to ``split_shares``, which depends on nothing else.
 """
 
+import argparse
 import csv
 import dataclasses
 import functools
@@ -113,6 +114,39 @@ class Folder:
         )
         split = row.get("split") or self.split or _drawn_split(identity, self.split_shares)
         return split, utterance
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The command line's options of this reader."""
+    add = parser.add_argument
+    add("--source", required=True, help="folder of WAV, FLAC, MP3 and OGG files")
+    add("--metadata", default="",
+        help=".tsv, .csv or .jsonl with columns path, id, language, text, speaker, split")
+    add("--column", action="append", default=[], metavar="OURS=THEIRS",
+        help="another column name in the metadata, such as text=sentence; may be repeated")
+    add("--language", default="", help="for files without one; default the first folder's name")
+    add("--split", default="", help="for files without one; default drawn from the id")
+    add("--split-shares", type=float, nargs=3, default=(98, 1, 1),
+        metavar=("TRAIN", "VALID", "TEST"), help="of that draw; default 98 1 1")
+    add("--max-seconds", type=float, default=600.0, help="longer files are set aside")
+    add("--name", default="folder", help="corpus name in the manifest")
+
+
+def from_flags(options: argparse.Namespace) -> Folder:
+    """The reader that the command line asks for."""
+    for column in options.column:
+        if column.count("=") != 1:
+            raise CorpusError(f"--column {column} must be OURS=THEIRS, such as text=sentence")
+    return Folder(
+        source=options.source,
+        metadata=options.metadata,
+        columns=tuple(tuple(column.split("=")) for column in options.column),
+        language=options.language,
+        split=options.split,
+        split_shares=tuple(float(share) for share in options.split_shares),
+        max_seconds=options.max_seconds,
+        name=options.name,
+    )
 
 
 def _drawn_split(identity: str, shares: Sequence[float]) -> str:

@@ -5,6 +5,7 @@ the published few-shot lists of Common Voice come. ``val`` is taken as ``valid``
 test list, every second sentence of the validation is a test sentence.
 """
 
+import argparse
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
@@ -98,6 +99,19 @@ class SpokenSentences:
                 listed["valid"][language] = held_out[::2]
                 listed["test"][language] = held_out[1::2]
         return listed
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The command line's options of this reader."""
+    add = parser.add_argument
+    add("--source", required=True, help="folder of LANGUAGE/train.text, val.text: id, tab, text")
+    add("--seed", type=int, default=0)
+    add("--languages", nargs="+", metavar="LANGUAGE", help="default all of the source")
+
+
+def from_flags(options: argparse.Namespace) -> SpokenSentences:
+    """The reader that the command line asks for."""
+    return SpokenSentences(options.source, tuple(options.languages or ()), options.seed)
 
 
 def _read(path: Path) -> list[tuple[str, str]]:

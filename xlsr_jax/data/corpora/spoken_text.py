@@ -7,6 +7,7 @@ so that neither order nor process matters. Eight voices speak in all splits, two
 and test.
 """
 
+import argparse
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
@@ -154,6 +155,28 @@ class SpokenText:
         seen.add(text)
         speech = len(text) / pace
         return _Draft(utterance_id, language, text, speaker, voice, silence, speech)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The command line's options of this reader."""
+    add = parser.add_argument
+    add("--hours", type=float, default=2.0, help="of training audio in all; default %(default)s")
+    add("--seed", type=int, default=0)
+    add("--languages", nargs="+", metavar="LANGUAGE", help="default all eleven")
+    add("--valid-utterances", type=int, default=25, help="per language; default %(default)s")
+    add("--test-utterances", type=int, default=25, help="per language; default %(default)s")
+
+
+def from_flags(options: argparse.Namespace) -> SpokenText:
+    """The reader that the command line asks for."""
+    languages = {"languages": tuple(options.languages)} if options.languages else {}
+    return SpokenText(
+        hours=options.hours,
+        seed=options.seed,
+        valid_utterances=options.valid_utterances,
+        test_utterances=options.test_utterances,
+        **languages,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
