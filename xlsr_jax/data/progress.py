@@ -36,11 +36,13 @@ class Commit:
       shard: None where no utterance was usable.
       size: of the shard file in bytes.
       rejected: {id, split, language, reason} of the utterances set aside.
+      speakers: names of the records' speakers, sorted, "" among them where some are unknown.
     """
 
     shard: Shard | None
     size: int
     rejected: tuple[Mapping[str, str], ...]
+    speakers: tuple[str, ...]
 
     def save(self, root: str | os.PathLike[str], path: str) -> None:
         """Commits the shard planned at ``path``; to be called when its files are written."""
@@ -59,7 +61,8 @@ class Commit:
                 if (Path(root) / path).stat().st_size != document["size"]:
                     return None
                 records.read_lengths(root, [shard])
-            return Commit(shard, document["size"], tuple(document["rejected"]))
+            rejected, speakers = tuple(document["rejected"]), tuple(document["speakers"])
+            return Commit(shard, document["size"], rejected, speakers)
         except (OSError, ValueError, KeyError, TypeError):  # CorpusError is a ValueError
             return None
 

@@ -37,28 +37,32 @@ class Task:
 def make_shard(task: Task) -> Commit:
     """Makes one shard and commits it; runs in a worker process."""
     rejected: list[dict[str, str]] = []
-    usable = _usable(task, rejected)
+    speakers: set[str] = set()
+    usable = _usable(task, rejected, speakers)
     first = next(usable, None)
     shard, size = None, 0
     if first is not None:
         whole = itertools.chain([first], usable)
         shard = records.write_shard(task.root, task.path, task.split, task.language, whole)
         size = (Path(task.root) / task.path).stat().st_size
-    commit = Commit(shard, size, tuple(rejected))
+    commit = Commit(shard, size, tuple(rejected), tuple(sorted(speakers)))
     commit.save(task.root, task.path)
     if task.spool:
         shutil.rmtree(task.spool, ignore_errors=True)
     return commit
 
 
-def _usable(task: Task, rejected: list[dict[str, str]]) -> Iterator[Record]:
+def _usable(task: Task, rejected: list[dict[str, str]], speakers: set[str]) -> Iterator[Record]:
     place = {"split": task.split, "language": task.language}
     for utterance in task.utterances:
         try:
-            yield to_record(utterance, task.encoding, task.spool)
+            record = to_record(utterance, task.encoding, task.spool)
         except UnreadableAudio as error:
             reason = " ".join(str(error).split())  # one line
             rejected.append({"id": utterance.id, **place, "reason": reason})
+            continue
+        speakers.add(record.speaker)
+        yield record
 
 
 def spool_name(member: Member) -> str:
