@@ -63,7 +63,7 @@ class Tree:
         """
         path = self._text_path(name)
         try:
-            with open(path, encoding="utf-8-sig", newline=None) as file:
+            with open(path, encoding="utf-8-sig", newline="\n") as file:
                 yield from _lines(file)
         except OSError as error:
             raise CorpusError(
@@ -240,4 +240,4 @@ def _lines(file: io.TextIOBase) -> Iterator[tuple[int, str | None]]:
         too_long = len(line) > LONGEST_LINE and not line.endswith("\n")
         while too_long and (rest := file.readline(LONGEST_LINE)) and not rest.endswith("\n"):
             pass
-        yield number, None if too_long else line.rstrip("\n")
+        yield number, None if too_long else line.removesuffix("\n").removesuffix("\r")
