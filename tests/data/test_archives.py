@@ -195,7 +195,7 @@ def test_a_truncated_archive_is_refused(keep, tmp_path):
 
 
 def test_lines(tmp_path):
-    (tmp_path / "a.tsv").write_bytes(b'\xef\xbb\xbfpath\ttext\r\n\r\nx\t"y\nlast')
+    (tmp_path / "a.tsv").write_bytes(b'\xef\xbb\xbfpath\ttext\r\n\r\nx\t"y\rz\nlast')
     (tmp_path / "long.tsv").write_bytes(b"a\n" + b"x" * (50 << 20) + b"\nb\n" + b"y" * (1 << 20))
     (tmp_path / "latin.tsv").write_bytes(b"caf\xe9\n")
     tree = open_source(tmp_path)
