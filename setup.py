@@ -28,7 +28,11 @@ REQUIRED = [
     "tqdm>=4.66",
 ]
 LM = ["flashlight-text>=0.0.7"]
-TEST = ["pytest>=8", "hypothesis>=6.100", *LM]
+PARQUET = ["pyarrow>=18"]
+TFDS = ["tensorflow-datasets>=4.9.4"]  # reads its data without TensorFlow
+TEST = ["pytest>=8", "hypothesis>=6.100", *LM, *PARQUET, *TFDS]
+BEAM = ["apache-beam>=2.70"]  # with [gcp] for Dataflow
+GCS = ["gcsfs>=2025.7"]
 REFERENCE = ["torch>=2.6", "transformers>=5,<6"]
 
 setup(
@@ -39,5 +43,13 @@ setup(
     packages=find_packages(include=["xlsr_jax", "xlsr_jax.*"]),
     python_requires=">=3.11",
     install_requires=REQUIRED,
-    extras_require={"lm": LM, "test": TEST, "reference": REFERENCE},
+    extras_require={
+        "lm": LM,
+        "test": TEST,
+        "reference": REFERENCE,
+        "beam": BEAM,
+        "gcs": GCS,
+        "parquet": PARQUET,
+        "tfds": TFDS,
+    },
 )

@@ -20,6 +20,7 @@ ALLOWED = {
     "analysis": {"analysis", "config", "data", "evaluation", "models", "schema", "training"},
     "schema": set(),
     "runtime": {"schema"},
+    "command": {"runtime", "data", "schema", "training"},
     "config": {"schema", "data", "parallel", "training", "objectives"},
     "presets": {"config"},
     "presets_cpc": {"config"},

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 # Nothing of JAX here, so that --help and a mistyped flag answer at once.
+from xlsr_jax import command
 from xlsr_jax.data.index import DataConfig, load_index
 from xlsr_jax.data.mixture import choose_languages
 from xlsr_jax.data.pipeline import Reader
@@ -40,19 +41,7 @@ NO_PAIRS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     options = _parser().parse_args(arguments)
-    from absl import logging
-
-    from xlsr_jax import runtime
-    from xlsr_jax.training.checkpoint import CheckpointError
-
-    logging.set_verbosity(logging.ERROR)
-    runtime.start()
-    try:
-        _compare(options)
-    except (ConfigError, CorpusError, CheckpointError, OSError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return command.run(lambda: _compare(options))
 
 
 def _compare(options: argparse.Namespace) -> None:

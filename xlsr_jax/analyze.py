@@ -15,26 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from xlsr_jax import command
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     options = _parser().parse_args(arguments)
-    # Imported here, so that --help and a mistyped flag answer at once.
-    from absl import logging
-
-    from xlsr_jax import runtime
-    from xlsr_jax.data.records import CorpusError
-    from xlsr_jax.schema import ConfigError
-    from xlsr_jax.training.checkpoint import CheckpointError
-
-    logging.set_verbosity(logging.ERROR)
-    runtime.start()
-    try:
-        _analyze(options)
-    except (ConfigError, CorpusError, CheckpointError, OSError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return command.run(lambda: _analyze(options))
 
 
 def _analyze(options: argparse.Namespace) -> None:

@@ -14,7 +14,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
+
+from xlsr_jax import command
 
 _RUN = flags.DEFINE_string("run", None, "Folder of a fine-tuning run.", required=True)
 _STEP = flags.DEFINE_integer("step", None, "Checkpoint; the one with the lowest held-out error.")
@@ -33,26 +35,17 @@ _OUTPUT = flags.DEFINE_string("output", "", "Folder of the report.")
 _BATCH_SECONDS = flags.DEFINE_float("batch_seconds", 60.0, "Audio computed at once.")
 
 
-def main(_: list[str]) -> None:
-    # Imported here, so that --help and a mistyped flag answer at once.
+def main(_: list[str]) -> int:
+    return command.run(_evaluate)
+
+
+def _evaluate() -> None:
     from xlsr_jax import recognizer
-    from xlsr_jax.data.records import CorpusError
-    from xlsr_jax.schema import ConfigError
-    from xlsr_jax.training.checkpoint import CheckpointError
-
-    logging.set_verbosity(logging.ERROR)
-    try:
-        _evaluate(recognizer.load(_RUN.value, _STEP.value))
-    except (ConfigError, CorpusError, CheckpointError, OSError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(1)
-
-
-def _evaluate(model) -> None:
     from xlsr_jax.evaluation import report
     from xlsr_jax.evaluation.error_rate import Utterance
     from xlsr_jax.schema import ConfigError
 
+    model = recognizer.load(_RUN.value, _STEP.value)
     if model.config.objective.target == "frames":
         raise ConfigError(
             f"{model.run} classifies frames and writes no transcripts; its figure is the held-out "

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from xlsr_jax.data import archives, audio, prepare, records
+from xlsr_jax.data import archives, audio, prepare, records, tasks
 from xlsr_jax.data.archives import open_source
 from xlsr_jax.data.corpora.base import Utterance
 from xlsr_jax.data.records import CorpusError, Manifest, Record
+from xlsr_jax.data.shards import Task
 
 
 def wav(number: int, samples: int = 1_600) -> bytes:
@@ -104,8 +105,6 @@ def test_the_audio_of_an_archive_waits_only_until_its_shard_is_complete(tmp_path
     archive = pack(tmp_path / "clips.tar.gz", *clips())
     folder = tmp_path / "waiting"
     folder.mkdir()
-    from xlsr_jax.data import tasks
-
     listing = tasks.survey(Clips(archive), folder)
     planned = listing.cut(4)
     assert [(each.path, each.utterances) for each in planned] == [
@@ -114,7 +113,7 @@ def test_the_audio_of_an_archive_waits_only_until_its_shard_is_complete(tmp_path
         ("train/b-00000.array_record", 4), ("train/b-00001.array_record", 3),
     ]  # fmt: skip
     most = 0
-    for task in tasks.tasks(planned, "root", "pcm16", folder):
+    for task in tasks.tasks(planned, Task("root", "", "", "", "pcm16", ()), folder):
         lying = [path for spool in folder.iterdir() if spool.is_dir() for path in spool.iterdir()]
         most = max(most, len(lying))
         own = list(Path(task.spool).iterdir())

@@ -11,12 +11,14 @@ than ``MOST_EXPANDED`` times its file's bytes ends the run.
 import dataclasses
 import functools
 import io
+import lzma
 import os
 import posixpath
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -47,11 +49,11 @@ class Tree:
     source: str
     names: tuple[str, ...]
     refused: tuple[tuple[str, str], ...] = ()
-    _members: Any = dataclasses.field(default=None, repr=False)  # {name: Member} of an archive
+    _numbers: Mapping[str, int] | None = dataclasses.field(default=None, repr=False)  # of members
     _texts: str = ""  # folder with the text members' bytes, by number
 
     def __contains__(self, name: str) -> bool:
-        return name in self._known
+        return name in (self._known if self._numbers is None else self._numbers)
 
     def lines(self, name: str) -> Iterator[tuple[int, str | None]]:
         """(number, line) of a UTF-8 text file, without its end, BOM or not, CRLF or not.
@@ -78,20 +80,20 @@ class Tree:
         Args:
           load: takes a path first, as ``audio.decode`` does.
         """
-        if self._members is None:
+        if self._numbers is None:
             return {"load": functools.partial(load, os.path.join(self.source, name))}
-        return {"load": load, "member": self._members[name]}
+        return {"load": load, "member": Member(self.source, self._numbers[name])}
 
     @functools.cached_property
     def _known(self) -> frozenset[str]:
         return frozenset(self.names)
 
     def _text_path(self, name: str) -> str:
-        if name not in self._known:
+        if name not in self:
             raise CorpusError(f"{self.source} has no file {name}")
-        if self._members is None:
+        if self._numbers is None:
             return os.path.join(self.source, name)
-        return os.path.join(self._texts, str(self._members[name].number))
+        return os.path.join(self._texts, str(self._numbers[name]))
 
 
 def open_source(source: str | os.PathLike[str], texts: Sequence[str] = TEXTS) -> Tree:
@@ -111,13 +113,13 @@ def open_source(source: str | os.PathLike[str], texts: Sequence[str] = TEXTS) ->
     if not is_archive(source):
         raise CorpusError(f"{source} is neither a folder nor an archive ({' '.join(ARCHIVES)})")
     folder = tempfile.TemporaryDirectory(prefix="xlsr_jax-texts-")
-    members, refused = {}, []
+    numbers, refused = {}, []
     for member, name, content in members_of(source, refused):
-        members[name] = member  # of two with one name the last counts, as when unpacking
+        numbers[name] = member.number  # of two with one name the last counts, as when unpacking
         if name.lower().endswith(tuple(texts)):
             with open(os.path.join(folder.name, str(member.number)), "wb") as file:
                 shutil.copyfileobj(content, file, 1 << 20)
-    tree = Tree(source, tuple(members), tuple(refused), members, folder.name)
+    tree = Tree(source, tuple(numbers), tuple(refused), numbers, folder.name)
     object.__setattr__(tree, "_folder", folder)  # lives as long as the tree
     return tree
 
@@ -170,7 +172,7 @@ def _walk(
                     continue
                 reason = _unsafe(info)
                 if reason:
-                    refused.append((said, reason))
+                    refused.append((f"{above}/{said}" if above else said, reason))
                     continue
                 content = tar.extractfile(info)
                 if is_archive(name) and depth + 1 < DEEPEST:
@@ -180,7 +182,7 @@ def _walk(
                 else:
                     yield name, content
                 tar.members = []  # a stream needs no list of what has passed
-    except (tarfile.TarError, EOFError, OSError, *_decompression_errors()) as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         where = f"{above} in {archive}" if above else archive
         raise CorpusError(
             f"{where} is damaged or truncated ({error}); download it again"
@@ -210,13 +212,6 @@ def _unsafe(info: tarfile.TarInfo) -> str:
     if info.size > LARGEST:
         return f"over {LARGEST >> 30} GiB: {info.size} bytes"
     return ""
-
-
-def _decompression_errors() -> tuple[type[Exception], ...]:
-    import lzma
-    import zlib
-
-    return zlib.error, lzma.LZMAError
 
 
 def _below(folder: str) -> Iterator[str]:

@@ -1,8 +1,9 @@
 """Audio: decode, mix down, resample to 16 kHz, normalize, crop. NumPy in, NumPy out."""
 
+import contextlib
 import os
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -14,11 +15,13 @@ LOWEST_RATE, HIGHEST_RATE = 8_000, 96_000  # Hz
 SHORTEST = 400  # samples at 16 kHz: the window of one frame of the feature encoder
 LOUDEST = 4.0  # of full scale; lossy codecs overshoot 1 a little, integers kept as floats a lot
 MP3_SLACK = 2 * 1152  # samples; an MP3 header may count the codec's delay and padding
-BLOCK = 1 << 20  # samples decoded at a time, so that stereo and length cost no extra memory
+UNKNOWN = 1 << 60  # samples; libsndfile says so many, or more, of a stream without a length
+END_SLACK = 0.1  # seconds by which a transcript may lead beyond the end of its recording
+BLOCK = 1 << 20  # samples decoded at a time, so that channels and length cost no extra memory
 
 
 def decode(path: str | os.PathLike[str], max_seconds: float = float("inf")) -> Speech:
-    """Decodes a WAV, FLAC, MP3 or OGG file and mixes its channels down to their mean.
+    """Decodes a WAV, FLAC, MP3, OGG or SPHERE file and mixes its channels down to their mean.
 
     Args:
       path: the file; its content decides the format, not its suffix.
@@ -27,7 +30,27 @@ def decode(path: str | os.PathLike[str], max_seconds: float = float("inf")) -> S
     Raises:
       UnreadableAudio: missing, zero-length, not audio, truncated, damaged, or too long.
     """
-    blocks = list(_mono_blocks(path, max_seconds))
+    return decode_part(path, max_seconds=max_seconds)
+
+
+def decode_part(
+    path: str | os.PathLike[str],
+    start: float = 0.0,
+    end: float = float("inf"),
+    max_seconds: float = float("inf"),
+    channel: int | None = None,
+) -> Speech:
+    """What ``decode`` gives of [start, end) of a recording; the rest is not decoded.
+
+    Args:
+      start, end: seconds; an ``end`` up to ``END_SLACK`` beyond the file's is taken for that.
+      max_seconds: longer parts are refused before they are decoded.
+      channel: which one, from 0; None for the mean of all.
+
+    Raises:
+      UnreadableAudio: as ``decode``, and for a part that is empty or not within the file.
+    """
+    blocks = list(_mono_blocks(path, max_seconds, start, end, channel))
     rate, first = blocks[0]
     waveform = first if len(blocks) == 1 else np.concatenate([block for _, block in blocks])
     return Speech(waveform, rate)
@@ -44,7 +67,7 @@ def stream(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
     import soxr
 
     resampler = None
-    for rate, block in _mono_blocks(path, float("inf")):
+    for rate, block in _mono_blocks(path):
         _check(block, rate)
         if rate != SAMPLE_RATE:
             if resampler is None:
@@ -56,12 +79,16 @@ def stream(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
 
 
 def _mono_blocks(
-    path: str | os.PathLike[str], max_seconds: float
+    path: str | os.PathLike[str],
+    max_seconds: float = float("inf"),
+    start: float = 0.0,
+    end: float = float("inf"),
+    channel: int | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """(rate in Hz, [samples] float32) of at most ``BLOCK`` samples, one block at least."""
     try:
         with open(path, "rb") as file:
-            yield from _read_blocks(file, os.fspath(path), max_seconds)
+            yield from _read_blocks(file, os.fspath(path), max_seconds, start, end, channel)
     except FileNotFoundError as error:
         raise UnreadableAudio("file is missing") from error
     except OSError as error:
@@ -69,40 +96,75 @@ def _mono_blocks(
 
 
 def _read_blocks(
-    file: BinaryIO, path: str, max_seconds: float
+    file: BinaryIO, path: str, max_seconds: float, start: float, end: float, channel: int | None
 ) -> Iterator[tuple[int, np.ndarray]]:
     import soundfile
 
     if os.fstat(file.fileno()).st_size == 0:
         raise UnreadableAudio("zero-length file")
     containers.check_length(file)
+    sphere = containers.open_sphere(file)
+    count = 0
     try:
-        with soundfile.SoundFile(path) as sound:
-            promised, rate = sound.frames, sound.samplerate
+        with contextlib.nullcontext(sphere) if sphere else soundfile.SoundFile(path) as sound:
+            rate, channels = sound.samplerate, sound.channels
+            if channel is not None and not 0 <= channel < channels:
+                raise UnreadableAudio(f"no such channel: {channel}, the file has {channels}")
+            first, last = _span(_length(sound, file), rate, start, end)
+            promised = last - first
             if promised > max_seconds * rate:
                 raise UnreadableAudio(f"too long: {promised / rate:.1f} s, over {max_seconds:g} s")
-            count = 0
-            while len(block := sound.read(BLOCK, dtype="float32", always_2d=True)):
+            if first:
+                sound.seek(first)
+            while len(block := sound.read(
+                min(max(1, BLOCK // channels), promised - count), dtype="float32", always_2d=True
+            )):  # fmt: skip
                 count += len(block)
                 if count > max_seconds * rate:  # of a stream whose header gives no length
                     raise UnreadableAudio(f"too long: over {max_seconds:g} s")
-                yield rate, block.mean(axis=1) if block.shape[1] > 1 else block[:, 0]
+                one = 0 if channels == 1 else channel
+                yield rate, block.mean(axis=1) if one is None else block[:, one]
     except soundfile.LibsndfileError as error:
         said = error.error_string.strip().rstrip(".")
         kind = "not audio" if error.code == 1 else "damaged audio"
         raise UnreadableAudio(f"{kind}: {said}") from error
     except TypeError as error:  # a name that ends in .raw has libsndfile ask for its format
         raise UnreadableAudio("not audio: no header") from error
-    held = containers.mp3_samples(file) if sound.format == "MP3" else None
-    if held is not None:  # then ``promised`` was a guess, at which libsndfile also stops
-        if count < held - MP3_SLACK:
-            raise UnreadableAudio(
-                f"MP3 without a length header: decodes to {count} of {held} samples; re-encode it"
-            )
-    elif promised < 1 << 60 and count < promised - (MP3_SLACK if sound.format == "MP3" else 0):
+    if promised < UNKNOWN and count < promised - (MP3_SLACK if sound.format == "MP3" else 0):
         raise UnreadableAudio(f"truncated: {count} of {promised} samples")
     if not count:
         raise UnreadableAudio("no samples")
+
+
+def _length(sound: Any, file: BinaryIO) -> int:
+    """Samples of an opened file; ``UNKNOWN`` or more where nothing tells.
+
+    Raises:
+      UnreadableAudio: an MP3 without a length whose middle libsndfile would take for its end.
+    """
+    held = containers.mp3_samples(file) if sound.format == "MP3" else None
+    if held is None:
+        return sound.frames
+    if sound.frames < held - MP3_SLACK:
+        raise UnreadableAudio(
+            f"MP3 without a length header: decodes to {sound.frames} of {held} samples; "
+            "re-encode it"
+        )
+    return min(sound.frames, held)
+
+
+def _span(length: int, rate: int, start: float, end: float) -> tuple[int, int]:
+    """[first, last) in samples of [start, end) in seconds; all of a file of no samples is fine."""
+    if not 0 <= start < end:
+        raise UnreadableAudio(f"empty segment: {start:g} to {end:g} s")
+    seconds = length / rate
+    if (end if end < float("inf") else start) > seconds + END_SLACK:
+        raise UnreadableAudio(f"segment beyond the end: {start:g} to {end:g} of {seconds:.2f} s")
+    first = round(start * rate)
+    last = length if end >= seconds else round(end * rate)
+    if first >= last and start > 0:
+        raise UnreadableAudio(f"empty segment: {start:g} to {end:g} of {seconds:.2f} s")
+    return first, last
 
 
 def to_record_rate(speech: Speech) -> np.ndarray:

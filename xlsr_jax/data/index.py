@@ -13,7 +13,7 @@ from xlsr_jax.schema import ConfigError, setting
 class DataConfig:
     """Where the audio lies, how languages are mixed, and how batches are cut."""
 
-    path: str = setting("", "directory of a prepared corpus")
+    path: str = setting("", "directory of a prepared corpus, or gs://bucket/folder")
     train_split: str = setting("train", "split to train on")
     eval_split: str = setting("valid", "split that held-out metrics are measured on")
     languages: tuple[str, ...] = setting((), "language codes; empty for all of the corpus")

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from xlsr_jax.data import records
+from xlsr_jax.data import records, storage
 from xlsr_jax.data.index import Index
 from xlsr_jax.data.records import CorpusError, Record, Shard
 from xlsr_jax.schema import setting
@@ -176,7 +176,7 @@ def load(config: LabelsConfig, index: Index) -> list[tuple[str, Tokens | None]]:
     """
     if config.file:
         return _from_file(config.file, index)
-    folder = Path(index.root) / FOLDER / config.unit
+    folder = storage.at(index.root) / FOLDER / config.unit
     found: list[tuple[str, Tokens | None]] = []
     source = None
     made: dict[str, _Maker] = {}
@@ -250,7 +250,7 @@ class _Maker:
 
 
 def _write(path: Path, sha256: str, tokens: Sequence[tuple[str, Tokens]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    storage.make_folder(path.parent)
     lines = f"{_HEAD}{sha256}\n"
     lines += "".join(f"{identity}\t{' '.join(sequence)}\n" for identity, sequence in tokens)
     records.write_atomically(path, lines.encode())

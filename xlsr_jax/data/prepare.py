@@ -1,21 +1,23 @@
 """A corpus reader in, shards out: in parallel, resumable, the same bytes however it is cut.
 
 The utterances of a split and language, in the reader's order, are cut into shards of a fixed
-number. A worker process makes one shard at a time and then writes a commit, a small JSON file of
-what it did; a killed preparation goes on with the shards that have none. The manifest is written
-last, so a corpus that has one is whole.
+number. A worker (a process here, or one of Apache Beam's) makes one shard at a time and then writes
+a commit, a small JSON file of what it did; a killed preparation goes on with the shards that have
+none. The manifest is written last, so a corpus that has one is whole.
 """
 
+import functools
 import json
 import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from xlsr_jax.data import records
+from xlsr_jax.data import beam, card, duplicates, records, storage
 from xlsr_jax.data.corpora.base import Corpus
+from xlsr_jax.data.processing import AS_IS, Processing
 from xlsr_jax.data.progress import (
     AnotherWriter,
     Commit,
@@ -36,21 +38,26 @@ def prepare(
     output: str | os.PathLike[str],
     *,
     encoding: str = "pcm16",
+    processing: Processing = AS_IS,
     workers: int | None = None,
     utterances_per_shard: int | None = None,
     overwrite: bool = False,
     progress_bar: bool = True,
+    runner: str = "",
+    runner_flags: Sequence[str] = (),
 ) -> Manifest:
     """Writes ``corpus`` to ``output``, or finishes what an interrupted run left, or repairs it.
 
     Run again on a finished corpus it makes only shards that are missing or of another size.
 
     Args:
-      output: the corpus directory.
+      output: the corpus directory, or gs://bucket/folder.
       encoding: of the audio, "pcm16" or "flac".
+      processing: what is done to each utterance.
       workers: processes; None for one a core.
       utterances_per_shard: None for 256 to 4096, by the size of the corpus.
       overwrite: drop what an earlier preparation wrote in ``output`` and begin again.
+      runner, runner_flags: of Apache Beam (see ``data.beam``) instead of our processes.
 
     Raises:
       CorpusError: nothing usable, duplicate ids, a changed corpus or option on resumption,
@@ -62,26 +69,38 @@ def prepare(
         if number is not None and number < 1:
             raise CorpusError(f"{name} must be 1 or more; got {number}")
     corpus.splits()  # nothing is made where the source is not there
-    root = Path(output)
-    with only_writer(root), waiting(root) as folder:
+    root = storage.at(output)
+    with only_writer(root) as check, waiting(root) as folder:
         listing = survey(corpus, folder)
         per_shard = utterances_per_shard or listing.per_shard
-        made_with = _made_with(corpus, listing, encoding, per_shard)
+        made_with = _made_with(corpus, listing, encoding, per_shard) | processing.made_with()
         if overwrite:
             clear(root)
+            card.remove(root)
         claim(root, {"corpus": corpus.name, **made_with})
         planned = listing.cut(per_shard)
-        commits = {each.path: Commit.load(root, each.path) for each in planned}
+        distinct = processing.duplicates == "drop"
+        commits = _commits(root, planned)
+        for path, commit in commits.items():
+            if distinct and commit and not duplicates.known(root, path, commit):
+                commits[path] = None
         todo = [each for each in planned if commits[each.path] is None]
         if todo:
             # The presence of a manifest says that all shards are there.
             (root / records.MANIFEST).unlink(missing_ok=True)
-            made = run(
-                make_shard,
-                tasks(todo, str(root), encoding, folder),
-                min(workers or os.cpu_count() or 1, len(todo)),
-            )
-            commits |= _watched(made, todo, listing.utterances, progress_bar)
+            blank = Task(str(root), "", "", "", encoding, (), processing=processing)
+            if runner:
+                beam.run(todo, blank, runner, runner_flags)
+                commits |= _commits(root, todo)
+                if None in commits.values():
+                    raise CorpusError("Beam left shards undone; run the same command again")
+            else:
+                count = min(workers or os.cpu_count() or 1, len(todo))
+                made = run(make_shard, tasks(todo, blank, folder), count)
+                commits |= _watched(made, todo, listing.utterances, progress_bar, check)
+        if distinct:
+            commits |= duplicates.drop(root, commits, workers or os.cpu_count() or 1)
+        check()
         return _conclude(root, corpus.name, made_with, [commits[each.path] for each in planned])
 
 
@@ -94,7 +113,7 @@ def ensure(corpus: Corpus, output: str | os.PathLike[str], workers: int | None =
     Raises:
       CorpusError: as ``prepare``, or where ``output`` holds a corpus of other options.
     """
-    while not (Path(output) / records.MANIFEST).exists():
+    while not (storage.at(output) / records.MANIFEST).exists():
         try:
             return prepare(corpus, output, workers=workers)
         except AnotherWriter as error:
@@ -131,10 +150,23 @@ def _made_with(corpus: Corpus, listing: Listing, encoding: str, per_shard: int) 
     }
 
 
+def _commits(root: Path, planned: Sequence[Planned]) -> dict[str, Commit | None]:
+    paths = [each.path for each in planned]
+    found = storage.each(root, functools.partial(Commit.load, root), paths)
+    return dict(zip(paths, found, strict=True))
+
+
 def _watched(
-    made: Iterator[tuple[Task, Commit]], todo: Sequence[Planned], total: int, progress_bar: bool
+    made: Iterator[tuple[Task, Commit]],
+    todo: Sequence[Planned],
+    total: int,
+    progress_bar: bool,
+    check: Callable[[], None],
 ) -> dict[str, Commit]:
-    """Commits by path as they come; ``total`` utterances are in the whole corpus."""
+    """Commits by path as they come; ``total`` utterances are in the whole corpus.
+
+    ``check`` is called with each, and raises where another process took over.
+    """
     from tqdm import tqdm
 
     before = total - sum(each.utterances for each in todo)
@@ -143,6 +175,7 @@ def _watched(
         total=total, initial=before, desc="preparing", unit="utt", disable=not progress_bar
     ) as bar:
         for task, commit in made:
+            check()
             commits[task.path] = commit
             if commit.shard:
                 hours += commit.shard.samples / records.SAMPLE_RATE / 3600
@@ -155,7 +188,7 @@ def _watched(
 def _conclude(
     root: Path, name: str, made_with: Mapping[str, str], commits: Sequence[Commit]
 ) -> Manifest:
-    """Writes the list of what was set aside, then the manifest."""
+    """Writes the list of what was set aside and the corpus' page, then the manifest."""
     rejected = [line for commit in commits for line in commit.rejected]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in rejected)
     records.write_atomically(root / records.REJECTED, text.encode())
@@ -169,6 +202,7 @@ def _conclude(
         kind = line["reason"].split(": ")[0]
         reasons[kind] = reasons.get(kind, 0) + 1
     manifest = Manifest(name, shards, counts, dict(made_with))
+    card.write(root, manifest)
     manifest.save(root)
     return manifest
 

@@ -1,7 +1,7 @@
 """What an unfinished preparation has on disk: the plan, one commit a shard, and the lock.
 
     <output>/progress/plan.json            what is being prepared: a resumed run must match it
-    <output>/progress/lock                 held by the one process that writes
+    <output>/progress/lock                 held by the one process that writes (a lease in a store)
     <output>/progress/<shard>.json         what became of one shard; see ``Commit``
     <output>/progress/waiting              what waits for a worker, while there is one
 
@@ -15,13 +15,15 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
-from xlsr_jax.data import records
+from xlsr_jax.data import records, storage
 from xlsr_jax.data.records import CorpusError, Shard
 
 PROGRESS = "progress"
+WAITING = "waiting"
 
 
 class AnotherWriter(CorpusError):
@@ -48,7 +50,7 @@ class Commit:
         """Commits the shard planned at ``path``; to be called when its files are written."""
         document = json.dumps(dataclasses.asdict(self)).encode()
         file = _commit_path(root, path)
-        file.parent.mkdir(parents=True, exist_ok=True)
+        storage.make_folder(file.parent)
         records.write_atomically(file, document)
 
     @staticmethod
@@ -58,7 +60,7 @@ class Commit:
             document = json.loads(_commit_path(root, path).read_text())
             shard = Shard(**document["shard"]) if document["shard"] else None
             if shard is not None:
-                if (Path(root) / path).stat().st_size != document["size"]:
+                if storage.size(storage.at(root) / path) != document["size"]:
                     return None
                 records.read_lengths(root, [shard])
             rejected, speakers = tuple(document["rejected"]), tuple(document["speakers"])
@@ -68,28 +70,30 @@ class Commit:
 
 
 def _commit_path(root: str | os.PathLike[str], path: str) -> Path:
-    return Path(root) / PROGRESS / (path.removesuffix(".array_record") + ".json")
+    return storage.at(root) / PROGRESS / (path.removesuffix(".array_record") + ".json")
 
 
 @contextlib.contextmanager
-def only_writer(root: Path) -> Iterator[None]:
+def only_writer(root: Path) -> Iterator[Callable[[], None]]:
     """Holds ``root`` for this process while the context lasts.
 
-    The lock is the kernel's: it ends with its process, however that ends, so none goes stale.
-    Where nothing was claimed in the end, nothing is left.
+    The lock is the kernel's: it ends with its process, however that ends, so none goes stale. In
+    an object store it is a ``storage.Lease``, and a killed process leaves it to go stale. The
+    context gives a function that raises ``AnotherWriter`` where the lock was lost meanwhile, as
+    only a lease can be. Where nothing was claimed in the end, nothing is left.
 
     Raises:
       AnotherWriter: while another process holds it.
       CorpusError: where ``root`` cannot be written, or holds files that are no preparation.
     """
+    holder = f"process {os.getpid()} on {socket.gethostname()}"
+    if storage.is_remote(root):
+        with _leased(root, holder) as check:
+            yield check
+        return
     folder, made = root / PROGRESS, not root.exists()
     try:
-        strangers = sorted(os.listdir(root)) if root.exists() and not folder.exists() else []
-        if strangers:
-            raise CorpusError(
-                f"{root} is not empty and no preparation of ours began there (it has "
-                f"{strangers[0]}); use another --output"
-            )
+        _refuse_strangers(root, os.listdir(root) if root.exists() else [])
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / "lock", "a+")  # noqa: SIM115
     except OSError as error:
@@ -99,18 +103,56 @@ def only_writer(root: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise AnotherWriter(
-                f"{root} is being prepared by {holder}; wait for it, or use another --output"
-            ) from error
+            raise _another(root, file.read().strip() or "another process") from error
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.write(f"{holder}\n")
         file.flush()
         try:
-            yield
+            yield lambda: None
         finally:
             if not (folder / "plan.json").exists():
                 shutil.rmtree(root if made else folder, ignore_errors=True)
+
+
+def _refuse_strangers(root: Path, names: Collection[str]) -> None:
+    if names and PROGRESS not in names:
+        raise CorpusError(
+            f"{root} is not empty and no preparation of ours began there (it has "
+            f"{min(names)}); use another --output"
+        )
+
+
+def _another(root: Path, holder: object) -> AnotherWriter:
+    return AnotherWriter(
+        f"{root} is being prepared by {holder}; wait for it, or use another --output"
+    )
+
+
+@contextlib.contextmanager
+def _leased(root: Path, holder: str) -> Iterator[Callable[[], None]]:
+    try:
+        names = [path.name for path in root.iterdir() if path.name]
+    except FileNotFoundError:
+        names = []
+    except Exception as error:  # each store has its own kinds
+        raise CorpusError(f"cannot read {root}: {storage.reason(error)}") from error
+    _refuse_strangers(root, names)
+    lease = storage.Lease(root / PROGRESS / "lock", holder)
+
+    def check() -> None:
+        try:
+            lease.check()
+        except storage.LeaseHeld as held:
+            raise _another(root, held) from held
+
+    try:
+        lease.take()
+    except storage.LeaseHeld as held:
+        raise _another(root, held) from held
+    try:
+        yield check
+    finally:
+        lease.give_back()
 
 
 def claim(root: Path, plan: Mapping[str, str]) -> None:
@@ -129,20 +171,27 @@ def claim(root: Path, plan: Mapping[str, str]) -> None:
         raise CorpusError(
             f"{root} was begun with {changed}; use another --output, or --overwrite to begin again"
         )
-    for partial in root.rglob("*.partial-*"):  # of workers that were killed
-        partial.unlink(missing_ok=True)
+    for partial in () if storage.is_remote(root) else root.rglob("*.partial-*"):
+        partial.unlink(missing_ok=True)  # of a worker that was killed
 
 
 @contextlib.contextmanager
 def waiting(root: Path) -> Iterator[Path]:
-    """A folder for what waits to be worked on, gone afterwards, that of a killed run before."""
-    folder = root / PROGRESS / "waiting"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    """A local folder for what waits to be worked on, gone afterwards, that of a killed run before.
+
+    It is ``WAITING`` of ``root``, which is emptied with it; a temporary one for an object store.
+    """
+    folder = root / PROGRESS / WAITING
+    storage.remove_tree(folder)
     try:
-        yield folder
+        if storage.is_remote(root):
+            with tempfile.TemporaryDirectory(prefix="xlsr_jax-waiting-") as local:
+                yield Path(local)
+        else:
+            folder.mkdir(parents=True)
+            yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        storage.remove_tree(folder)
 
 
 def clear(root: Path) -> None:
@@ -152,8 +201,8 @@ def clear(root: Path) -> None:
         return
     (root / records.MANIFEST).unlink(missing_ok=True)  # first: what is left is no whole corpus
     for split in plan.get("splits", "").split():
-        shutil.rmtree(root / split, ignore_errors=True)
-        shutil.rmtree(root / PROGRESS / split, ignore_errors=True)
+        storage.remove_tree(root / split)
+        storage.remove_tree(root / PROGRESS / split)
     (root / records.REJECTED).unlink(missing_ok=True)
     (root / PROGRESS / "plan.json").unlink()
 

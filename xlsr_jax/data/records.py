@@ -9,11 +9,14 @@ A prepared corpus is a directory:
 
 A record is a msgpack map with the fields of ``Record``. Sampling and bucketing read the manifest
 and the length index only; audio is opened when a batch is made.
+
+The directory may lie in an object store (``gs://bucket/folder``). Shards there are read in place by
+ArrayRecord, whose wheels for Linux know gs://, or from local copies where the environment variable
+XLSR_JAX_CACHE names a folder for them.
 """
 
 import contextlib
 import dataclasses
-import hashlib
 import io
 import json
 import os
@@ -24,15 +27,13 @@ from typing import Any
 import msgpack
 import numpy as np
 
+from xlsr_jax.data import storage
+from xlsr_jax.data.storage import KEPT, CorpusError, sha256, write_atomically
+
 SAMPLE_RATE = 16_000  # Hz, of every record
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 REJECTED = "rejected.jsonl"
-_KEPT = "mend that and run the same command again, all that was finished is kept"
-
-
-class CorpusError(ValueError):
-    """A prepared corpus that is missing, truncated, or does not hold what was asked of it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,24 +163,30 @@ class Manifest:
         document = {"schema_version": SCHEMA_VERSION, "name": self.name, "totals": totals}
         document |= {"rejected": self.rejected, "made_with": dict(self.made_with)}
         document["shards"] = [dataclasses.asdict(shard) for shard in self.shards]
-        write_atomically(Path(root) / MANIFEST, json.dumps(document, indent=1).encode())
+        write_atomically(storage.at(root) / MANIFEST, json.dumps(document, indent=1).encode())
 
     @staticmethod
     def load(root: str | os.PathLike[str]) -> "Manifest":
         """Reads the manifest; raises ``CorpusError`` where it is missing or of another schema."""
-        path = Path(root) / MANIFEST
+        path = storage.at(root) / MANIFEST
         if not path.exists():
-            raise CorpusError(f"no corpus at {root}: {MANIFEST} is missing; make it with "
-                              "python -m xlsr_jax.prepare (see --help)")
+            raise CorpusError(
+                f"no corpus at {root}: {MANIFEST} is missing; make it with "
+                "python -m xlsr_jax.prepare (see --help)"
+            )
         try:
             document = json.loads(path.read_text())
             schema = document["schema_version"]
         except (ValueError, KeyError, TypeError) as error:
-            raise CorpusError(f"{path} is damaged ({error}); delete it and run the same "
-                              "xlsr_jax.prepare command, which keeps the shards") from error
+            raise CorpusError(
+                f"{path} is damaged ({error}); delete it and run the same "
+                "xlsr_jax.prepare command, which keeps the shards"
+            ) from error
         if schema != SCHEMA_VERSION:
-            raise CorpusError(f"{path} has record schema {schema}, this version "
-                              f"reads {SCHEMA_VERSION}; prepare the corpus again")
+            raise CorpusError(
+                f"{path} has record schema {schema}, this version "
+                f"reads {SCHEMA_VERSION}; prepare the corpus again"
+            )
         shards = tuple(Shard(**shard) for shard in document["shards"])
         return Manifest(document["name"], shards, document["rejected"], document["made_with"])
 
@@ -189,6 +196,8 @@ def write_shard(
 ) -> Shard:
     """Writes one shard and its length index; both appear whole or not at all.
 
+    For an object store the shard is made in a local temporary folder and then copied.
+
     Args:
       root: corpus directory.
       path: shard path relative to it, ending in ".array_record".
@@ -197,19 +206,15 @@ def write_shard(
     Raises:
       CorpusError: where the disk is full or refuses.
     """
-    final = Path(root) / path
-    final.parent.mkdir(parents=True, exist_ok=True)
-    partial = final.with_name(final.name + f".partial-{os.getpid()}")
+    final = storage.at(root) / path
+    storage.make_folder(final.parent)
     lengths: list[int] = []
-    try:
+    with storage.placed(final) as partial:
         _write_records(partial, records, lengths)
         shard = Shard(path, split, language, len(lengths), sum(lengths), sha256(partial))
         buffer = io.BytesIO()
         np.save(buffer, np.asarray(lengths, np.int32))
-        write_atomically(Path(root) / shard.index_path, buffer.getvalue())
-        os.replace(partial, final)
-    finally:
-        partial.unlink(missing_ok=True)
+        write_atomically(storage.at(root) / shard.index_path, buffer.getvalue())
     return shard
 
 
@@ -222,7 +227,7 @@ def _write_records(path: Path, records: Iterable[Record], lengths: list[int]) ->
         except RuntimeError as error:  # the writer's only kind, also for a full disk
             reason = str(error).split(";")[0]
             final = str(path).split(".partial-")[0]
-            raise CorpusError(f"cannot write {final}: {reason}; {_KEPT}") from error
+            raise CorpusError(f"cannot write {final}: {reason}; {KEPT}") from error
 
     writer = call(ArrayRecordWriter, str(path), "group_size:1")
     try:
@@ -244,79 +249,76 @@ def read_lengths(root: str | os.PathLike[str], shards: Sequence[Shard]) -> list[
     Raises:
       CorpusError: where a shard or index is missing, or disagrees with the manifest.
     """
-    lengths = []
-    for shard in shards:
+    folder = storage.at(root)
+
+    def read(shard: Shard) -> np.ndarray:
         for path in (shard.path, shard.index_path):
-            if not (Path(root) / path).exists():
-                raise CorpusError(f"{root} lacks {path}, which its manifest lists; copy it again, "
-                                  "or run the same xlsr_jax.prepare command, which makes only it")
+            if not (folder / path).exists():
+                raise CorpusError(
+                    f"{root} lacks {path}, which its manifest lists; copy it again, "
+                    "or run the same xlsr_jax.prepare command, which makes only it"
+                )
+        path = folder / shard.index_path
         try:
-            index = np.load(Path(root) / shard.index_path)
+            index = np.load(io.BytesIO(path.read_bytes()))
         except (ValueError, EOFError, OSError) as error:
-            raise CorpusError(f"{Path(root) / shard.index_path} is truncated or damaged; delete it "
-                              "and run the same xlsr_jax.prepare command") from error
+            raise CorpusError(
+                f"{path} is truncated or damaged; delete it "
+                "and run the same xlsr_jax.prepare command"
+            ) from error
         if len(index) != shard.utterances or int(index.sum(dtype=np.int64)) != shard.samples:
-            raise CorpusError(f"{Path(root) / shard.index_path} disagrees with the manifest: "
-                              f"{len(index)} records, expected {shard.utterances}; prepare again")
-        lengths.append(index)
-    return lengths
+            raise CorpusError(
+                f"{path} disagrees with the manifest: "
+                f"{len(index)} records, expected {shard.utterances}; prepare again"
+            )
+        return index
+
+    return storage.each(root, read, shards)
 
 
 def open_shards(root: str | os.PathLike[str], shards: Sequence[Shard]) -> Any:
     """Random-access source of serialized records, numbered through ``shards`` in order.
 
+    Those of an object store are copied first where ``storage.CACHE`` names a folder.
+
     Raises:
-      CorpusError: where a shard file is truncated or no ArrayRecord.
+      CorpusError: where a shard file is truncated or no ArrayRecord, or cannot be fetched.
     """
     from grain.sources import ArrayRecordDataSource
 
-    paths = [str(Path(root) / shard.path) for shard in shards]
+    folder = storage.at(root)
+    paths = [str(folder / shard.path) for shard in shards]
+    remote, mend = storage.is_remote(root), ""
+    if remote and os.environ.get(storage.CACHE):
+        paths = storage.each(root, lambda s: str(storage.cached(folder / s.path, s.sha256)), shards)
+    elif remote:
+        mend = f", or set {storage.CACHE} to a local folder for copies of the shards"
     try:
         source = ArrayRecordDataSource(paths)
         count = len(source)
     except Exception as error:  # array_record raises bare RuntimeError or ValueError by version
-        raise CorpusError(f"a shard of {root} cannot be opened ({error}); compare sha256 with the "
-                          "manifest and copy or prepare it again") from error
+        raise CorpusError(
+            f"a shard of {root} cannot be opened ({error}); compare sha256 with the "
+            f"manifest and copy or prepare it again{mend}"
+        ) from error
     expected = sum(shard.utterances for shard in shards)
     if count != expected:
-        raise CorpusError(f"shards of {root} hold {count} records, the manifest says {expected}; "
-                          "compare sha256 with the manifest and copy or prepare again")
+        raise CorpusError(
+            f"shards of {root} hold {count} records, the manifest says {expected}; "
+            "compare sha256 with the manifest and copy or prepare again"
+        )
     return source
 
 
 def damage(root: str | os.PathLike[str], shards: Sequence[Shard]) -> list[str]:
     """One line for each shard that is missing or differs from its checksum; reads every byte."""
-    lines = []
-    for shard in shards:
-        for path in (shard.path, shard.index_path):
-            if not (Path(root) / path).exists():
-                lines.append(f"{path} is missing")
-        if (Path(root) / shard.path).exists() and sha256(Path(root) / shard.path) != shard.sha256:
+    folder = storage.at(root)
+
+    def faults(shard: Shard) -> list[str]:
+        paths = (shard.path, shard.index_path)
+        lines = [f"{path} is missing" for path in paths if not (folder / path).exists()]
+        if f"{shard.path} is missing" not in lines and sha256(folder / shard.path) != shard.sha256:
             lines.append(f"{shard.path} differs from its checksum")
-    return lines
+        return lines
 
-
-def sha256(path: str | os.PathLike[str]) -> str:
-    """Hex digest of a file, read in blocks."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file that appears whole or not at all, also through a kill or a full disk.
-
-    Raises:
-      CorpusError: where the disk is full or refuses.
-    """
-    partial = path.with_name(path.name + f".partial-{os.getpid()}")
-    try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        raise CorpusError(f"cannot write {path}: {error.strerror}; {_KEPT}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+    return [line for lines in storage.each(root, faults, shards) for line in lines]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xlsr_jax.data import records
+from xlsr_jax.data import records, storage
 from xlsr_jax.data.index import Index
 from xlsr_jax.data.records import CorpusError, Record, Shard
 
@@ -180,7 +180,7 @@ class Groups:
 
 
 def _path(index: Index, shard: Shard) -> Path:
-    return (Path(index.root) / FOLDER / shard.path).with_suffix(".tsv")
+    return (storage.at(index.root) / FOLDER / shard.path).with_suffix(".tsv")
 
 
 def _collect(index: Index, at: int) -> list[str]:
@@ -200,7 +200,7 @@ def _collect(index: Index, at: int) -> list[str]:
         lines.append(f"{record.id}\t{names[-1]}\n")
     path = _path(index, shard)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        storage.make_folder(path.parent)
     except OSError as error:
         raise CorpusError(f"cannot make {path.parent}: {error.strerror}") from error
     records.write_atomically(path, "".join(lines).encode())

@@ -119,7 +119,7 @@ def _check_ids(parts: Mapping[tuple[str, str], tuple[Path, array]], hashes: np.n
         return
     suspects, seen, twice = set(found[counts > 1].tolist()), set(), []
     for file, offsets in parts.values():
-        for identity in (u.id for u in _read(file, 0, len(offsets))):
+        for identity in (u.id for u in read(file, 0, len(offsets))):
             if hash(identity) in suspects:
                 if identity in seen:
                     twice.append(identity)
@@ -131,63 +131,74 @@ def _check_ids(parts: Mapping[tuple[str, str], tuple[Path, array]], hashes: np.n
         )
 
 
-def _read(file: Path, offset: int, count: int) -> Iterator[Utterance]:
-    with open(file, "rb") as waiting:
+def read(file: Path, offset: int, count: int) -> Iterator[Utterance]:
+    """Utterances that wait in a file."""
+    with file.open("rb") as waiting:
         waiting.seek(offset)
         for _ in range(count):
             yield pickle.load(waiting)  # our own, of a moment ago
 
 
-def tasks(planned: Collection[Planned], root: str, encoding: str, folder: Path) -> Iterator[Task]:
+def tasks(planned: Collection[Planned], blank: Task, folder: Path) -> Iterator[Task]:
     """The tasks of some shards, each made when it is asked for.
 
     First those that need no archive, the largest first, lest one worker be left alone at the end;
     then the others, as the archives complete them.
 
     Args:
+      blank: what they have in common.
       folder: for the spools.
 
     Raises:
       CorpusError: where an archive cannot be read, or no longer holds what it held.
     """
-    streamed: dict[str, list[tuple[int, int]]] = {}  # of each archive (member, place in planned)
-    lacking: dict[int, int] = {}  # members that a task waits for
     planned = sorted(planned, key=lambda each: -each.utterances)
+    lacking: dict[int, int] = {}  # members that a task, by its place in ``planned``, waits for
+    streamed: dict[str, array] = {}  # of each archive member numbers x len(planned) + place
     for place, each in enumerate(planned):
-        task = Task(root, each.path, each.split, each.language, encoding, _utterances(each))
+        task = _task(blank, each)
         members = {u.member for u in task.utterances if u.member is not None}
         if not members:
             yield task
             continue
         lacking[place] = len(members)
         for member in members:
-            streamed.setdefault(member.archive, []).append((member.number, place))
-    for archive, wanted in streamed.items():
-        for place in _spool(archive, sorted(wanted), lacking, folder):
-            each = planned[place]
-            yield Task(
-                root, each.path, each.split, each.language, encoding, _utterances(each),
-                str(folder / str(place)),
-            )  # fmt: skip
+            key = member.number * len(planned) + place
+            streamed.setdefault(member.archive, array("q")).append(key)
+    for archive, keys in streamed.items():
+        wanted = np.divmod(np.sort(np.frombuffer(keys, np.int64)), len(planned))
+        for place in _spool(archive, *wanted, lacking, folder):
+            yield _task(blank, planned[place], str(folder / str(place)))
     if lacking:
         short = ", ".join(streamed)
         raise CorpusError(f"{short} changed while it was read; run the same command again")
 
 
-def _utterances(planned: Planned) -> tuple[Utterance, ...]:
-    return tuple(_read(planned.file, planned.offset, planned.utterances))
+def _task(blank: Task, planned: Planned, spool: str = "") -> Task:
+    return dataclasses.replace(
+        blank,
+        path=planned.path,
+        split=planned.split,
+        language=planned.language,
+        utterances=tuple(read(planned.file, planned.offset, planned.utterances)),
+        spool=spool,
+    )
 
 
 def _spool(
-    archive: str, wanted: list[tuple[int, int]], lacking: dict[int, int], folder: Path
+    archive: str, numbers: np.ndarray, places: np.ndarray, lacking: dict[int, int], folder: Path
 ) -> Iterator[int]:
-    """Lays an archive's members where their tasks find them; yields tasks that are complete."""
+    """Lays an archive's members where their tasks find them; yields tasks that are complete.
+
+    Args:
+      numbers, places: of members, ascending, and of the tasks that wait for them.
+    """
     at = 0
     for member, _, content in members_of(archive):
         first: Path | None = None
         complete = []
-        while at < len(wanted) and wanted[at][0] == member.number:
-            place = wanted[at][1]
+        while at < len(numbers) and numbers[at] == member.number:
+            place = int(places[at])
             spool = folder / str(place)
             spool.mkdir(exist_ok=True)
             path = spool / spool_name(member)
@@ -203,5 +214,5 @@ def _spool(
                 complete.append(place)
             at += 1
         yield from complete
-        if at == len(wanted):
+        if at == len(numbers):
             return

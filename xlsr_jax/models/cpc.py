@@ -17,15 +17,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from xlsr_jax.models import layers
-from xlsr_jax.models.dropout import dropout
+from xlsr_jax.models import layers, predictors
 from xlsr_jax.models.feature_encoder import convolution, receptive_field
 from xlsr_jax.models.flops import BACKWARD
 from xlsr_jax.schema import ConfigError, setting
 
 GATES = {"lstm": 4, "gru": 3}
-# Dropout sites of predictor k follow at 4 * k.
-ATTENTION, ACTIVATION, PREDICTION = range(3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,8 +142,7 @@ class CPC(nn.Module):
         self.feature_encoder = self.param("feature_encoder", _init_encoder, c)
         self.context_network = self.param("context_network", _init_recurrent, c)
         if self.pretraining:
-            init = _init_transformers if c.predictors == "transformer" else _init_linear
-            self.predictors = self.param("predictors", init, c)
+            self.predictors = self.param("predictors", predictors.init, c)
 
     def encode(
         self, waveform_BN: jax.Array, samples_B: jax.Array, grad_scale: float | None = None
@@ -191,24 +187,14 @@ class CPC(nn.Module):
         here is random; ``randomness`` is taken for the sake of those who call any model.
         """
         x = self.encode(waveform_BN, samples_B, grad_scale)
-        if mask_BT is not None:
-            x = jnp.where(mask_BT[..., None], 0, x)
-        if channel_mask_BC is not None:
-            x = jnp.where(channel_mask_BC[:, None, :], 0, x)
+        x = layers.masked(x, mask_BT, channel_mask_BC)
         return x if layer == 0 else self.contextualise(x)
 
     def predict(self, contexts_BTD: jax.Array, seeds_B2: jax.Array | None = None) -> jax.Array:
         """[K, B, P, C]: what each predictor foretells from the first P = T - K frames."""
         c = self.config
         x = contexts_BTD[:, : contexts_BTD.shape[1] - c.steps]
-
-        def one(params, number):
-            if c.predictors == "linear":
-                y = layers.matmul(x, params["kernel"].astype(x.dtype))
-            else:
-                y = _transformer(x, params, c, seeds_B2, 4 * number)
-            return dropout(y, c.prediction_dropout, seeds_B2, 4 * number + PREDICTION)
-
+        one = lambda params, number: predictors.predict(x, params, c, seeds_B2, number)  # noqa: E731
         predictions = jax.vmap(one)(self.predictors, jnp.arange(c.steps))
         return self.constrain(predictions, None, "batch", None, None)
 
@@ -316,69 +302,6 @@ def recurrent(x_BTC: jax.Array, params: layers.Params, kind: str) -> jax.Array:
 
     step, carry = (lstm, (state, state)) if kind == "lstm" else (gru, state)
     return jnp.swapaxes(jax.lax.scan(step, carry, inputs_TBG)[1], 0, 1)
-
-
-def _init_linear(key: jax.Array, config: ModelConfig) -> layers.Params:
-    shape = (config.steps, config.dim, config.conv_dims[-1])
-    return {"kernel": layers.uniform_fan_in(config.dim)(key, shape)}
-
-
-def _init_transformers(key: jax.Array, config: ModelConfig) -> layers.Params:
-    """Every matrix uniform by fan-in, PyTorch's default. Leaves have a leading [K] axis."""
-    k, dim, ffn, head = config.steps, config.dim, config.ffn, config.dim // config.heads
-    keys = iter(jax.random.split(key, 9))
-    draw = lambda fan_in, *shape: layers.uniform_fan_in(fan_in)(next(keys), (k, *shape))  # noqa: E731
-    params = {name: {"kernel": draw(dim, dim, dim)} for name in ("query", "key", "value", "out")}
-    params["distance"] = draw(head, config.distances, head)
-    params["ffn_in"] = {"kernel": draw(dim, dim, ffn), "bias": draw(dim, ffn)}
-    params["ffn_out"] = {"kernel": draw(ffn, ffn, dim), "bias": draw(ffn, dim)}
-    for name in ("attention_norm", "ffn_norm"):
-        params[name] = {"scale": jnp.ones((k, dim)), "bias": jnp.zeros((k, dim))}
-    return params
-
-
-def _transformer(x_BPD, params, config, seeds, site):
-    """One post-norm layer; a frame attends to itself and to what came before."""
-    mixed = _attention(x_BPD, params, config, seeds, site + ATTENTION)
-    x = layers.layer_norm(x_BPD + mixed, params["attention_norm"])
-    h = jax.nn.relu(layers.linear(x, params["ffn_in"]))
-    h = dropout(h, config.dropout, seeds, site + ACTIVATION)
-    return layers.layer_norm(x + layers.linear(h, params["ffn_out"]), params["ffn_norm"])
-
-
-def _attention(x_BPD, params, config, seeds, site):
-    """softmax_j(q_i (k_j + r_{i-j}) / sqrt(d)) v_j, j <= i; r is the same for all heads."""
-    batch, length, width = x_BPD.shape
-    project = lambda y, name: layers.matmul(y, params[name]["kernel"].astype(y.dtype))  # noqa: E731
-
-    def heads(name):
-        y = project(x_BPD, name).reshape(batch, length, config.heads, width // config.heads)
-        return jnp.swapaxes(y, 1, 2)
-
-    query, key, value = (heads(name) for name in ("query", "key", "value"))
-    scores = jnp.einsum("bhtd,bhsd->bhts", query, key, preferred_element_type=jnp.float32)
-    scores = (scores + _relative(query, params["distance"])) * query.shape[-1] ** -0.5
-    causal = jnp.tril(jnp.ones((length, length), bool))
-    weights = jax.nn.softmax(jnp.where(causal, scores, -jnp.inf)).astype(value.dtype)
-    mixed = jnp.matmul(dropout(weights, config.dropout, seeds, site), value)
-    return project(jnp.swapaxes(mixed, 1, 2).reshape(batch, length, width), "out")
-
-
-def _relative(query_BHTd, distance_Nd):
-    """[B, H, T, T] fp32: q_i r_{i-j} at (i, j) for j <= i; above the diagonal without meaning."""
-    length, known = query_BHTd.shape[2], len(distance_Nd)
-    table = distance_Nd[:length]
-    if length > known:
-        beyond = jnp.broadcast_to(distance_Nd[-1:], (length - known, distance_Nd.shape[1]))
-        table = jnp.concatenate([table, beyond])
-    scores = jnp.einsum(
-        "bhtd,nd->bhtn", query_BHTd, table[::-1].astype(query_BHTd.dtype),
-        preferred_element_type=jnp.float32,
-    )  # fmt: skip
-    # Row i holds distance T - 1 first and 0 last. One more column, and rows read one shorter,
-    # move row i left by T - 1 - i: nothing is gathered.
-    padded = jnp.pad(scores, ((0, 0), (0, 0), (0, 0), (1, 0)))
-    return padded.reshape(*scores.shape[:2], length + 1, length)[:, :, 1:]
 
 
 def encoder_flops(config: ModelConfig, samples: int) -> float:

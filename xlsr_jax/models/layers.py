@@ -121,6 +121,20 @@ _scale_gradient = jax.custom_vjp(lambda x, scale: x, nondiff_argnums=(1,))
 _scale_gradient.defvjp(lambda x, scale: (x, None), lambda scale, _, g: (g * scale,))
 
 
+def masked(
+    x_BTD: jax.Array,
+    mask_BT: jax.Array | None,
+    channel_mask_BD: jax.Array | None,
+    embedding_D: jax.Array | float = 0.0,
+) -> jax.Array:
+    """``x_BTD`` with masked frames replaced by ``embedding_D``, then masked channels by 0."""
+    if mask_BT is not None:
+        x_BTD = jnp.where(mask_BT[..., None], jnp.asarray(embedding_D, x_BTD.dtype), x_BTD)
+    if channel_mask_BD is not None:
+        x_BTD = jnp.where(channel_mask_BD[:, None, :], 0, x_BTD)
+    return x_BTD
+
+
 def uniform_fan_in(fan_in: int) -> Callable[..., jax.Array]:
     """Initializer U(-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's default for linear layers."""
     bound = fan_in**-0.5

@@ -65,11 +65,7 @@ class LogMel(nn.Module):
         """[B, T, D]: normalised log-mel frames; what is masked is 0, the others as in ``CPC``."""
         c = self.config
         x = log_mel(waveform_BN, c.frames(samples_B), c.dim, c.window, c.hop).astype(c.dtype)
-        if mask_BT is not None:
-            x = jnp.where(mask_BT[..., None], 0, x)
-        if channel_mask_BD is not None:
-            x = jnp.where(channel_mask_BD[:, None, :], 0, x)
-        return self.constrain(x, "batch", None, None)
+        return self.constrain(layers.masked(x, mask_BT, channel_mask_BD), "batch", None, None)
 
 
 def log_mel(

@@ -204,10 +204,7 @@ class Wav2Vec2(nn.Module):
         seeds = None if randomness is None else randomness.seeds
         x = layers.linear(normalised_BTC, self.feature_projection)
         x = dropout(x, self.config.dropout_input, seeds, context_network.SITE_INPUT)
-        if mask_BT is not None:
-            x = jnp.where(mask_BT[..., None], self.mask_embedding.astype(x.dtype), x)
-        if channel_mask_BD is not None:
-            x = jnp.where(channel_mask_BD[:, None, :], 0, x)
+        x = layers.masked(x, mask_BT, channel_mask_BD, self.mask_embedding)
         return self.context_network(x, frames_B, randomness)
 
     def read(
