@@ -60,8 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _inspect(options)
         if options.dry_run:
             return _estimate(options)
+        corpus = options.corpus(options)
         manifest = prepare(
-            options.corpus(options),
+            corpus,
             options.output,
             encoding=options.encoding,
             processing=processing.from_flags(options),
@@ -78,6 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("stopped; the same command again goes on from here", file=sys.stderr)
         return 130
     print(summary(manifest))
+    for line in corpus.notes(manifest) if hasattr(corpus, "notes") else ():
+        print(line)
     print(f"corpus {manifest.name} is in {options.output}")
     return 0
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import tarfile
 
 import numpy as np
 import pytest
@@ -70,6 +71,29 @@ def test_metadata_rows_are_the_utterances(suffix, tmp_path):
     assert pickle.loads(pickle.dumps(second)).load().rate == 16_000
 
 
+def test_an_archive_is_a_folder_that_streams(tmp_path):
+    put(tmp_path / "in", "es/a.wav", "fr/b.wav", "es/c.wav")
+    archive = str(tmp_path / "in.tar.gz")
+    with tarfile.open(archive, "w:gz") as tar:
+        for name in ("es/c.wav", "es/a.wav", "fr/b.wav"):
+            tar.add(tmp_path / "in" / name, name)
+        link = tarfile.TarInfo("es/link.wav")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    everything = listed(Folder(archive))
+    members = {identity: u.member and u.member.number for identity, (_, u) in everything.items()}
+    assert members == {"es/c.wav": 0, "es/a.wav": 1, "fr/b.wav": 2, "es/link.wav": None}
+    with pytest.raises(UnreadableAudio, match="link in an archive"):
+        everything["es/link.wav"][1].load()
+    assert everything["es/c.wav"][1].load(tmp_path / "in/es/c.wav").waveform[0] == 2 / 32768
+    table = tmp_path / "m.tsv"
+    table.write_text("path\tlanguage\ttext\nfr/b.wav\tfr\tb\nno.wav\tfr\t\nes/a.wav\tes\ta\n")
+    rows = list(Folder(archive, str(table), split="train").utterances("train"))
+    assert [(u.id, u.text) for u in rows] == [("no.wav", ""), ("es/a.wav", "a"), ("fr/b.wav", "b")]
+    with pytest.raises(UnreadableAudio, match="file is missing"):
+        rows[0].load()
+
+
 def test_columns_may_have_other_names(tmp_path):
     put(tmp_path, "a.wav")
     (tmp_path / "m.tsv").write_text("client_id\tpath\tsentence\tlocale\nme\ta.wav\thola\tes\n")
@@ -121,7 +145,7 @@ def test_split_shares_are_kept_and_depend_on_the_id_alone(tmp_path):
     (tmp_path / "m.jsonl").write_text(rows)
     corpus = Folder(str(tmp_path), str(tmp_path / "m.jsonl"), language="es")
     assert list(corpus.splits()) == ["train", "valid", "test"]
-    share = {split: len(corpus.utterances(split)) / 20_000 for split in corpus.splits()}
+    share = {split: len(list(corpus.utterances(split))) / 20_000 for split in corpus.splits()}
     assert share["valid"] == pytest.approx(0.01, abs=0.003)
     assert share["test"] == pytest.approx(0.01, abs=0.003)
     before = {identity: split for identity, (split, _) in listed(corpus).items()}
@@ -153,7 +177,7 @@ def test_bad_metadata_is_named_with_its_line(name, content, complaint, tmp_path)
 
 
 def test_what_is_not_there_is_named(tmp_path):
-    with pytest.raises(CorpusError, match="no folder .*nowhere"):
+    with pytest.raises(CorpusError, match="no folder or archive .*nowhere"):
         Folder(str(tmp_path / "nowhere")).splits()
     with pytest.raises(CorpusError, match=r"no utterances in .*looked for \.wav \.flac"):
         Folder(str(tmp_path)).splits()

@@ -10,6 +10,7 @@ than ``MOST_EXPANDED`` times its file's bytes ends the run.
 
 import dataclasses
 import functools
+import hashlib
 import io
 import lzma
 import os
@@ -83,6 +84,26 @@ class Tree:
         if self._numbers is None:
             return {"load": functools.partial(load, os.path.join(self.source, name))}
         return {"load": load, "member": Member(self.source, self._numbers[name])}
+
+    def described(self, wanted: Callable[[str], bool] = bool, above: int = 0) -> str:
+        """For a fingerprint: an archive's name and size, or names and sizes in a folder.
+
+        The same wherever it lies.
+
+        Args:
+          wanted: which files of a folder count.
+          above: characters at the begin of their names that do not.
+        """
+        if self._numbers is not None:
+            size = os.path.getsize(self.source)
+            return f"archive {os.path.basename(self.source)}, {size} bytes"
+        digest, count = hashlib.sha256(), 0
+        for name in filter(wanted, self.names):
+            path = os.path.join(self.source, name)
+            size = os.path.getsize(path) if os.path.exists(path) else -1  # a link to nothing
+            digest.update(f"{name[above:]}\t{size}\n".encode("utf-8", "surrogateescape"))
+            count += 1
+        return f"folder, {count} files (sha256 {digest.hexdigest()[:16]})"
 
     @functools.cached_property
     def _known(self) -> frozenset[str]:

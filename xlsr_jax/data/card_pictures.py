@@ -47,7 +47,7 @@ def draw(rows: Sequence[Row], training: str, width: float) -> dict[str, bytes]:
 def _png(figure: Any) -> bytes:
     data = io.BytesIO()
     # Without a name of the software, whose versions need not differ in anything that is seen.
-    figure.savefig(data, bbox_inches="tight", facecolor="white", metadata={"Software": None})
+    figure.savefig(data, facecolor="white", metadata={"Software": None})
     return data.getvalue()
 
 

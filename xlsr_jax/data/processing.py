@@ -251,7 +251,7 @@ def _phonemizer(language: str):
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The command line's options; a flag that the reader has already stays the reader's."""
+    """The command line's options."""
     group = parser.add_argument_group("what is done to every utterance (default: nothing)")
     for name, help_text in _FLAGS.items():
         default = getattr(AS_IS, name)
@@ -261,10 +261,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         elif name in _CHOICES:
             how = {"choices": _CHOICES[name]}
         flag, dest = f"--{name.replace('_', '-')}", f"processing_{name}"
-        try:
-            group.add_argument(flag, dest=dest, default=default, help=help_text, **how)
-        except argparse.ArgumentError:
-            parser.set_defaults(**{dest: default})
+        group.add_argument(flag, dest=dest, default=default, help=help_text, **how)
 
 
 def from_flags(options: argparse.Namespace) -> Processing:
@@ -278,8 +275,7 @@ _FLAGS = {
     "silence": f"drop: set aside what is nowhere above {SILENT:g} dBFS",
     "trim": "cut off both ends where nobody speaks",
     "trim_margin": "left about the speech; default %(default)s",
-    "segment": "cut recordings without labels into pieces of at most this, where it is quiet; "
-    "a reader's own --max-seconds still holds for the whole",
+    "segment": "cut recordings without labels into pieces of at most this, where it is quiet",
     "segment_labelled": "longer ones with text: whole, or set aside; default %(default)s",
     "duplicates": "drop: set aside audio that the corpus had before; wise for pretraining",
     "text": "nfc: composed letters; plain: also plain quotes, dashes and spaces, nothing unseen",

@@ -44,7 +44,6 @@ from xlsr_jax.data.archives import Tree, members_of, open_source
 from xlsr_jax.data.containers import stated_seconds
 from xlsr_jax.data.corpora.babel_text import NOISES, clean, objection, read
 from xlsr_jax.data.corpora.base import UnreadableAudio, Utterance, refused
-from xlsr_jax.data.corpora.tedlium3 import source_fingerprint
 from xlsr_jax.data.records import CorpusError
 
 LANGUAGES = {
@@ -132,7 +131,7 @@ class Babel:
         """Options, and the source by name and size: of its archive, or of each file."""
         options = {key: str(value) for key, value in dataclasses.asdict(self).items()}
         del options["name"]
-        return options | {"source": source_fingerprint(self._tree)}
+        return options | {"source": self._tree.described()}
 
     def _segments(self, recording: Recording, language: str, speaker: str) -> Iterator[Utterance]:
         name, seen = recording.name, {}
@@ -278,7 +277,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--roman", action="store_true", help="transcripts in Latin letters, where a pack has them")
     add("--untranscribed", action="store_true", help="add a split of audio without text")
     add("--valid-share", type=float, default=0.1, help="of training conversations; default 0.1")
-    add("--max-seconds", type=float, default=600.0, help="longer segments are set aside")
     add("--piece-seconds", type=float, default=30.0, help="longest piece of untranscribed audio")
 
 

@@ -94,7 +94,8 @@ class Corpus(Protocol):
     opening audio, lazily where it is long, and is asked for more than once; ``fingerprint()`` holds
     whatever changes the output (sources, options, versions of label makers), so that a resumed
     preparation notices a change and names it. Keys that end in "version" name software: a finished
-    corpus stays good under another one, an unfinished one not.
+    corpus stays good under another one, an unfinished one not. A reader may have
+    ``notes(manifest)``, lines that a person should see after the preparation.
     """
 
     name: str

@@ -16,7 +16,6 @@ too; its ids have their folder before them, as file names repeat there, and it t
 import argparse
 import dataclasses
 import functools
-import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -38,7 +37,7 @@ from xlsr_jax.data.corpora.common_voice_lists import (
     lists_in,
     releases,
 )
-from xlsr_jax.data.records import CorpusError, sha256
+from xlsr_jax.data.records import CorpusError, Manifest, sha256
 
 SPLITS = {"train": "train", "valid": "dev", "test": "test"} | {
     name: name for name in ("validated", "other", "invalidated")
@@ -108,7 +107,7 @@ class CommonVoice:
         lists = {f"list {language} {list_split(file)}": sha256(file)
                  for language, file in self.lists}  # fmt: skip
         return {
-            "source": _described(self.source),
+            "source": open_source(self.source).described(_counts),
             "tables": "as listed" if self.lists else " ".join(sorted(self.tables)),
             "pretraining": str(self.pretraining),
             "languages": " ".join(sorted(self.languages)) or "all",
@@ -116,7 +115,7 @@ class CommonVoice:
             **lists,
         }
 
-    def notes(self) -> tuple[str, ...]:
+    def notes(self, _: Manifest | None = None) -> Sequence[str]:
         """What a person should know: tables that are not there, and how much of lists is."""
         lines = []
         for release in self._releases:
@@ -258,7 +257,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--lists", metavar="DIR", help=text)
     text = "a list, whose name begins with train, val or test; may be repeated"
     add("--list", action="append", default=[], metavar="LANGUAGE:FILE", help=text)
-    add("--max-seconds", type=float, default=600.0, help="longer clips are set aside")
+    add("--max-file-seconds", type=float, default=600.0,
+        help="longer files are set aside unread; default %(default)g")  # fmt: skip
 
 
 def from_flags(options: argparse.Namespace) -> CommonVoice:
@@ -277,7 +277,7 @@ def from_flags(options: argparse.Namespace) -> CommonVoice:
         pretraining=options.pretraining,
         languages=tuple(options.languages or ()),
         lists=tuple(lists),
-        max_seconds=options.max_seconds,
+        max_seconds=options.max_file_seconds,
     )
 
 
@@ -286,15 +286,5 @@ def _missing(release: Release, clip: str) -> str:
     return reason if ": " in reason else f"{reason}: {clip}"
 
 
-def _described(source: str) -> str:
-    if not os.path.isdir(source):
-        if not os.path.isfile(source):
-            raise CorpusError(f"no folder or archive {source}")
-        return f"archive {os.path.basename(source)}, {os.path.getsize(source)} bytes"
-    kinds = (*AUDIO, *ARCHIVES, ".tsv", ".csv")
-    names = [name for name in open_source(source).names if name.lower().endswith(kinds)]
-    digest = hashlib.sha256()
-    for name in names:
-        size = os.path.getsize(os.path.join(source, name))
-        digest.update(f"{name}\t{size}\n".encode("utf-8", "surrogateescape"))
-    return f"folder, {len(names)} files, sha256 {digest.hexdigest()}"
+def _counts(name: str) -> bool:
+    return name.lower().endswith((*AUDIO, *ARCHIVES, ".tsv", ".csv"))

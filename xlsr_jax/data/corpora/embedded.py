@@ -122,7 +122,8 @@ def add_flags(parser: argparse.ArgumentParser, name: str) -> None:
         metavar="THEIRS=OURS",
         help="another name for a split, such as train.clean.100=train; may be repeated",
     )
-    add("--max-seconds", type=float, default=600.0, help="longer utterances are set aside")
+    add("--max-file-seconds", type=float, default=600.0,
+        help="longer files are set aside unread; default %(default)g")  # fmt: skip
     add("--name", default=name, help="corpus name in the manifest")
 
 
@@ -133,7 +134,7 @@ def from_flags(options: argparse.Namespace) -> Rules:
         language=options.language,
         take=tuple(options.splits),
         renamed=_pairs("--split-as", options.split_as),
-        max_seconds=options.max_seconds,
+        max_seconds=options.max_file_seconds,
     )
 
 

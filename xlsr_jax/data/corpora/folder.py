@@ -1,4 +1,4 @@
-"""Any tree of audio files, with or without a table of metadata, as a corpus.
+"""Any tree of audio files, a folder or an archive, with or without a table of metadata.
 
 Without metadata every audio file below the source is one utterance, its id is its path, and its
 language is the option ``language`` or else the first folder of the path (``es/clips/1.mp3`` is
@@ -18,9 +18,11 @@ import os
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from xlsr_jax.data import audio
-from xlsr_jax.data.corpora.base import Utterance
+from xlsr_jax.data.archives import Tree, open_source
+from xlsr_jax.data.corpora.base import Utterance, refused
 from xlsr_jax.data.records import CorpusError, sha256
 
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus")
@@ -33,7 +35,7 @@ class Folder:
     """Reader of a folder; see the module's docstring for the rules.
 
     Attributes:
-      source: the folder that holds the audio.
+      source: the folder or archive that holds the audio.
       metadata: a .tsv, .csv or .jsonl file with a column ``path`` (below ``source``) and any of
         id, language, text, speaker, split; "" for none.
       columns: (ours, theirs) pairs where the metadata names a column otherwise, such as
@@ -53,48 +55,59 @@ class Folder:
     name: str = "folder"
 
     def splits(self) -> Sequence[str]:
-        known = {split: number for number, split in enumerate(SPLITS)}
-        return sorted(self._listing, key=lambda split: (known.get(split, len(SPLITS)), split))
+        return self._splits
 
-    def utterances(self, split: str) -> Sequence[Utterance]:
-        return self._listing[split]
+    def utterances(self, split: str) -> Iterator[Utterance]:
+        return (utterance for place, utterance in self._listed() if place == split)
 
     def fingerprint(self) -> Mapping[str, str]:
         """Options, the metadata's checksum, and the names and sizes of all files (not contents)."""
-        files = hashlib.sha256()
-        for split in self.splits():
-            for utterance in self.utterances(split):
-                path = utterance.load.args[0]
-                size = os.path.getsize(path) if os.path.exists(path) else -1
-                files.update(f"{os.path.relpath(path, self.source)}\t{size}\n".encode())
         return {
             "metadata": sha256(self.metadata) if self.metadata else "none",
             "columns": " ".join(f"{ours}={theirs}" for ours, theirs in self.columns) or "as named",
             "language": self.language or "by utterance",
             "split": self.split or "by utterance, else " + "/".join(map(str, self.split_shares)),
             "max_seconds": str(self.max_seconds),
-            "files": files.hexdigest(),
+            "files": self._tree.described(_is_audio),
         }
 
     @functools.cached_property
-    def _listing(self) -> dict[str, list[Utterance]]:
-        if not os.path.isdir(self.source):
-            raise CorpusError(f"no folder {self.source}; give one that holds the audio")
+    def _splits(self) -> Sequence[str]:
+        found = {split for split, _ in self._listed()}
+        if not found:
+            where = self.metadata or f"{self.source} (looked for {' '.join(SUFFIXES)})"
+            raise CorpusError(f"no utterances in {where}")
+        known = {split: number for number, split in enumerate(SPLITS)}
+        return sorted(found, key=lambda split: (known.get(split, len(SPLITS)), split))
+
+    def _listed(self) -> Iterator[tuple[str, Utterance]]:
+        """(split, utterance) of all that there is."""
+        tree = self._tree
         if len(self.split_shares) != 3 or min(self.split_shares) < 0 or sum(self.split_shares) <= 0:
             raise CorpusError(f"split shares {self.split_shares} must be three numbers (train, "
                               "valid, test), none negative, not all 0")
-        rows = _rows(self.metadata, dict(self.columns)) if self.metadata else _files(self.source)
-        listing: dict[str, list[Utterance]] = {}
+        files = ((name, {"path": name}) for name in tree.names if _is_audio(name))
+        rows = _rows(self.metadata, dict(self.columns)) if self.metadata else files
         try:
-            for where, row in rows:
-                split, utterance = self._utterance(where, row)
-                listing.setdefault(split, []).append(utterance)
+            listed = (self._utterance(where, row) for where, row in rows)
+            if self.metadata and not os.path.isdir(self.source):  # an archive streams in its order
+                listed = iter(sorted(listed, key=_number))
+            yield from listed
         except (UnicodeDecodeError, csv.Error) as error:
             raise CorpusError(f"{self.metadata} cannot be read as UTF-8 text: {error}") from error
-        if not listing:
-            where = self.metadata or f"{self.source} (looked for {' '.join(SUFFIXES)})"
-            raise CorpusError(f"no utterances in {where}")
-        return listing
+        if not self.metadata:
+            for name, reason in tree.refused:
+                if _is_audio(name):
+                    yield self._place("", Utterance(name, self.language or "und", refused(reason)))
+
+    @functools.cached_property
+    def _tree(self) -> Tree:
+        return open_source(self.source)
+
+    def _audio(self, path: str) -> dict[str, Any]:
+        if not os.path.isdir(self.source) and path not in self._tree:
+            return {"load": refused("file is missing")}
+        return self._tree.audio(path, functools.partial(audio.decode, max_seconds=self.max_seconds))
 
     def _utterance(self, where: str, row: Mapping[str, str]) -> tuple[str, Utterance]:
         path = _inside(self.source, row["path"], where)
@@ -108,18 +121,20 @@ class Folder:
         utterance = Utterance(
             id=identity,
             language=language,
-            load=functools.partial(audio.decode, os.path.join(self.source, path), self.max_seconds),
+            **self._audio(path),
             text=row.get("text") or "",
             speaker=row.get("speaker") or "",
         )
-        split = row.get("split") or self.split or _drawn_split(identity, self.split_shares)
-        return split, utterance
+        return self._place(row.get("split"), utterance)
+
+    def _place(self, split: str | None, utterance: Utterance) -> tuple[str, Utterance]:
+        return split or self.split or _drawn_split(utterance.id, self.split_shares), utterance
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The command line's options of this reader."""
     add = parser.add_argument
-    add("--source", required=True, help="folder of WAV, FLAC, MP3 and OGG files")
+    add("--source", required=True, help="folder of WAV, FLAC, MP3 and OGG files, or .tar.gz")
     add("--metadata", default="",
         help=".tsv, .csv or .jsonl with columns path, id, language, text, speaker, split")
     add("--column", action="append", default=[], metavar="OURS=THEIRS",
@@ -128,7 +143,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--split", default="", help="for files without one; default drawn from the id")
     add("--split-shares", type=float, nargs=3, default=(98, 1, 1),
         metavar=("TRAIN", "VALID", "TEST"), help="of that draw; default 98 1 1")
-    add("--max-seconds", type=float, default=600.0, help="longer files are set aside")
+    add("--max-file-seconds", type=float, default=600.0,
+        help="longer files are set aside unread; default %(default)g")  # fmt: skip
     add("--name", default="folder", help="corpus name in the manifest")
 
 
@@ -144,9 +160,18 @@ def from_flags(options: argparse.Namespace) -> Folder:
         language=options.language,
         split=options.split,
         split_shares=tuple(float(share) for share in options.split_shares),
-        max_seconds=options.max_seconds,
+        max_seconds=options.max_file_seconds,
         name=options.name,
     )
+
+
+def _number(listed: tuple[str, Utterance]) -> int:
+    member = listed[1].member
+    return -1 if member is None else member.number
+
+
+def _is_audio(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES)
 
 
 def _drawn_split(identity: str, shares: Sequence[float]) -> str:
@@ -170,22 +195,6 @@ def _inside(source: str, path: str, where: str) -> str:
         raise CorpusError(f"{where}: path {path!r} leads out of the source folder {source}; "
                           "correct it, or give a --source that holds it")
     return relative
-
-
-def _files(source: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """(path, row) of every audio file below the source in sorted order; follows links once."""
-    found, seen = [], set()
-    for folder, below, names in os.walk(source, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            below.clear()
-            continue
-        seen.add(real)
-        below.sort()
-        paths = (Path(folder, name) for name in names if name.lower().endswith(SUFFIXES))
-        found.extend(path.relative_to(source).as_posix() for path in paths)
-    for path in sorted(found):
-        yield path, {"path": path}
 
 
 def _rows(metadata: str, columns: Mapping[str, str]) -> Iterator[tuple[str, dict[str, str]]]:

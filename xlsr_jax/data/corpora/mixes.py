@@ -143,9 +143,13 @@ class Mix:
             merged |= {f"{part.name} {key}": value for key, value in own.items()}
         return merged
 
-    def notes(self, manifest: Manifest) -> str:
-        """For people, after the preparation: hours stated and found; "" without a recipe."""
-        return hours_table(manifest, self.recipe) if self.recipe else ""
+    def notes(self, manifest: Manifest) -> Sequence[str]:
+        """What the parts have to say, and with a recipe the hours stated and found."""
+        lines = []
+        for part in self.parts:
+            said = part.corpus.notes(manifest) if hasattr(part.corpus, "notes") else ()
+            lines += [f"{part.name}: {line}" for line in said]
+        return (*lines, *([hours_table(manifest, self.recipe)] if self.recipe else ()))
 
     def _of(self, part: Part, split: str) -> Iterator[Utterance]:
         prefix = f"{part.name}/" if len(self.parts) > 1 else ""

@@ -1,7 +1,6 @@
 """Parts of a source: subsets and languages that lie in one folder or archive, or in several."""
 
 import dataclasses
-import hashlib
 import os
 import posixpath
 import re
@@ -78,17 +77,13 @@ class Part:
 
     def described(self) -> str:
         """For a fingerprint: what is there, the same wherever it lies."""
-        if os.path.isfile(self.tree.source):
-            size = os.path.getsize(self.tree.source)
-            return f"archive {os.path.basename(self.tree.source)}, {size} bytes"
-        digest, count = hashlib.sha256(), 0
-        for name, below in self.files():
-            if name.endswith((*AUDIO, ".txt")):
-                path = os.path.join(self.tree.source, name)
-                size = os.path.getsize(path) if os.path.exists(path) else -1
-                digest.update(f"{below}\t{size}\n".encode("utf-8", "surrogateescape"))
-                count += 1
-        return f"folder, {count} files (sha256 {digest.hexdigest()[:16]})"
+        above = len(self.prefix) - len(self.root)
+
+        def wanted(name: str) -> bool:
+            mine = (self.root + name).startswith(self.prefix)
+            return mine and name.endswith((*AUDIO, ".txt"))
+
+        return self.tree.described(wanted, max(above, 0))
 
 
 def twice(what: str, one: Part, other: Part) -> CorpusError:

@@ -20,8 +20,6 @@ columns, talks without audio, audio without transcript, members that the archive
 import argparse
 import dataclasses
 import functools
-import hashlib
-import os
 import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -86,7 +84,7 @@ class Tedlium:
             "unknown words": self.unknown,
             "apostrophes": self.apostrophes,
             "max_seconds": str(self.max_seconds),
-            "source": source_fingerprint(self._tree),
+            "source": self._tree.described(),
         }
 
     def _segments(self, talk: str, sound: str, transcript: str) -> Iterator[Utterance]:
@@ -206,7 +204,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--unknown", choices=("drop", "keep"), default="drop", help="words <unk>; default drop")
     told = "it's, or it 's as released; default %(default)s"
     add("--apostrophes", choices=("joined", "released"), default="joined", help=told)
-    add("--max-seconds", type=float, default=600.0, help="longer segments are set aside")
 
 
 def from_flags(options: argparse.Namespace) -> Tedlium:
@@ -216,7 +213,6 @@ def from_flags(options: argparse.Namespace) -> Tedlium:
         layout=options.layout,
         unknown=options.unknown,
         apostrophes=options.apostrophes,
-        max_seconds=options.max_seconds,
     )
 
 
@@ -231,18 +227,6 @@ def clean(words: str, unknown: str = "drop", apostrophes: str = "joined") -> str
     if apostrophes == "joined":
         words = re.sub(rf"(?<=[\w>]) '(?=({SUFFIXES})\b)", "'", words, flags=re.IGNORECASE)
     return words
-
-
-def source_fingerprint(tree: Tree) -> str:
-    """What a source is, the same wherever it lies: an archive's name and size, or all files'."""
-    if not os.path.isdir(tree.source):
-        return f"archive {os.path.basename(tree.source)}, {os.path.getsize(tree.source)} bytes"
-    files = hashlib.sha256()
-    for name in tree.names:
-        path = os.path.join(tree.source, name)
-        size = os.path.getsize(path) if os.path.exists(path) else -1  # a link to nothing
-        files.update(f"{name}\t{size}\n".encode("utf-8", "surrogateescape"))
-    return f"folder of {len(tree.names)} files (sha256 {files.hexdigest()[:16]})"
 
 
 def _parsed(name: str) -> tuple[str, tuple[str, str]]:

@@ -21,8 +21,6 @@ as in Kaldi's scoring.
 import argparse
 import dataclasses
 import functools
-import hashlib
-import os
 import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -118,7 +116,7 @@ class Timit:
             "phones": str(self.phones),
             "test": "all of TEST" if self.full_test else "core",
             "left out": f"{prompts} of SA1 and SA2, {others} of speakers in neither valid nor test",
-            "source": self._digest(),
+            "source": self._tree.described(lambda name: _parsed(name) is not None),
         }
 
     @functools.cached_property
@@ -199,16 +197,6 @@ class Timit:
                 f"malformed label file: {file} has a line that is not START END LABEL"
             )
         return [(int(match[1]), int(match[2]), match[3]) for match in found]
-
-    def _digest(self) -> str:
-        if not os.path.isdir(self.source):
-            return f"{os.path.basename(self.source)}, {os.path.getsize(self.source)} bytes"
-        names, digest = sorted(self._files.values()), hashlib.sha256()
-        for name in names:
-            path = os.path.join(self.source, name)
-            size = os.path.getsize(path) if os.path.exists(path) else -1  # of a dead link
-            digest.update(f"{name}\t{size}\n".encode("utf-8", "surrogateescape"))
-        return f"folder of {len(names)} files, {digest.hexdigest()}"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
