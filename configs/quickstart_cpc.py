@@ -11,7 +11,7 @@ decays, and two things more:
 - Negatives from the window itself. Each utterance of this corpus has a recording channel of its
   own, which tells frames of the speaker's other utterances apart without hearing a phone. With
   windows of one speaker in fours, 3,000 updates leave 58.0 % of frames to a wrong phone
-  (``probe_phones:cpc``), 2,000 of these 55.7 %.
+  (``probe_phones:cpc``), 2,000 of these 55.7 %, 6,000 49.0 %; log-mel frames 55.4 %.
 """
 
 from xlsr_jax import presets, presets_cpc

@@ -189,11 +189,11 @@ def _check(waveform: np.ndarray, rate: int) -> None:
         raise UnreadableAudio(
             f"sampling rate outside {LOWEST_RATE} to {HIGHEST_RATE} Hz: {rate} Hz"
         )
-    bad = int(np.count_nonzero(~np.isfinite(waveform)))
-    if bad:
-        raise UnreadableAudio(f"NaN or infinite samples: {bad} of {len(waveform)}")
-    peak = float(np.abs(waveform).max(initial=0.0))
-    if peak > LOUDEST:
+    peak = max(float(waveform.max(initial=0.0)), -float(waveform.min(initial=0.0)))
+    if not peak <= LOUDEST:  # of NaN nothing is true
+        bad = int(np.count_nonzero(~np.isfinite(waveform)))
+        if bad:
+            raise UnreadableAudio(f"NaN or infinite samples: {bad} of {len(waveform)}")
         raise UnreadableAudio(f"samples beyond full scale: peak {peak:g}, expected [-1, 1]")
 
 
