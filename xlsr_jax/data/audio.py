@@ -127,6 +127,8 @@ def _read_blocks(
     except soundfile.LibsndfileError as error:
         said = error.error_string.strip().rstrip(".")
         kind = "not audio" if error.code == 1 else "damaged audio"
+        if "does not exist" in said:  # what looked like MP3 and of which nothing could be decoded
+            kind, said = "not audio", "no frame that can be decoded"
         raise UnreadableAudio(f"{kind}: {said}") from error
     except TypeError as error:  # a name that ends in .raw has libsndfile ask for its format
         raise UnreadableAudio("not audio: no header") from error

@@ -60,8 +60,11 @@ def _begin_worker() -> None:
     """Leaves Ctrl-C to the parent, and ends this worker when the parent is gone.
 
     A parent killed with SIGKILL cannot end its workers, and they would wait for it forever.
+    Decoders print remarks about damaged files past Python; the reasons are kept elsewhere.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     parent = multiprocessing.parent_process()
 
     def watch() -> None:
