@@ -262,7 +262,7 @@ def test_the_fingerprint_knows_the_data_and_not_the_place(tmp_path):
     one, other = (lay(files("disc"), tmp_path / place, packed=True) for place in ("c", "d"))
     assert Timit(one).fingerprint() == Timit(other).fingerprint()
     size = (tmp_path / "c/timit_LDC93S1.tgz").stat().st_size
-    assert Timit(one).fingerprint()["source"] == f"timit_LDC93S1.tgz, {size} bytes"
+    assert Timit(one).fingerprint()["source"] == f"archive timit_LDC93S1.tgz, {size} bytes"
 
 
 def test_a_source_that_is_no_timit_or_two_is_named(tmp_path):

@@ -2,6 +2,7 @@
 
 import math
 
+from xlsr_jax.objectives import unispeech
 from xlsr_jax.objectives.alarms import contrastive_alarms
 
 HEALTHY = {
@@ -34,3 +35,11 @@ def test_a_loss_at_chance_is_told_after_patience():
     assert alarms(step=999, **at_chance) == {}
     said = alarms(step=1_000, **at_chance)
     assert list(said) == ["not learning"] and "4.615" in said["not learning"]
+
+
+def test_labels_alone_learn_no_contrastive_task():
+    at_chance = HEALTHY | {"contrastive_loss": math.log(101)}
+    for alpha, alarmed in ((0.5, ["not learning"]), (1.0, [])):
+        settings = unispeech.ObjectiveConfig(alpha=alpha, alarm_patience=10)
+        objective = unispeech.UniSpeechObjective(unispeech.ModelConfig(), settings, classes=5)
+        assert list(objective.alarms(at_chance, 10)) == alarmed

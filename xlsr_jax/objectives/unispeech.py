@@ -182,6 +182,10 @@ class UniSpeechObjective(Wav2Vec2Objective):
             metrics |= {name: jnp.asarray(sums[name][0]) / sums[name][1] for name in CTC_FIGURES}
         return metrics
 
+    def alarms(self, figures: Mapping[str, float], step: int) -> dict[str, str]:
+        """Those of the contrastive task; none with ``alpha`` 1, as labels alone do not train it."""
+        return {} if self.config.alpha == 1 else super().alarms(figures, step)
+
     def flops(self, rows: int, samples: int) -> float:
         """As wav2vec 2.0; every frame is quantized and classified."""
         c = self.model.config

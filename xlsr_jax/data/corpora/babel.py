@@ -282,7 +282,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def from_flags(options: argparse.Namespace) -> Babel:
     """The reader that the command line asks for."""
-    names = [field.name for field in dataclasses.fields(Babel) if field.name != "name"]
+    names = {field.name for field in dataclasses.fields(Babel)} & vars(options).keys()
     return Babel(**{name: getattr(options, name) for name in names})
 
 
