@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from xlsr_jax.text import espeak
-from xlsr_jax.text.phonemes import VOICES, Phonemizer, versions
+from xlsr_jax.text.phonemes import VOICES, Phonemizer, versions, voice
 
 # Published labels that may differ, a share of their tokens; far below what one rule less would do.
 LARGEST_DIFFERENCE = {
@@ -125,8 +125,18 @@ def test_nothing_to_read_is_empty_and_keeps_its_place(language):
     assert phonemizer.phonemize([]) == phonemizer.tokens([]) == []
 
 
+def test_codes_of_corpora():
+    codes = {"sv-SE": "sv", "zh-CN": "cmn", "zh-TW": "cmn", "zh-HK": "yue", "ga-IE": "ga",
+             "nn-NO": "nb", "kmr": "ku", "de": "de", "pt": "pt", "fr": "fr-fr", "yue": "yue",
+             "tl": None, "xx": None, "": None}  # fmt: skip
+    assert {code: voice(code) for code in codes} == codes
+    text = ["Om du klantar dig mer, får du smaka blysås."]
+    assert Phonemizer("sv-SE").tokens(text) == Phonemizer("sv").tokens(text)
+    assert Phonemizer("de").tokens(["Haus"]) == [["h", "aʊ", "s"]]
+
+
 def test_errors_say_what_to_do():
-    with pytest.raises(ValueError, match="'xx'; use es, fr, it, ky, nl, ru, sv, tr, tt, zh, en$"):
+    with pytest.raises(ValueError, match="no voice for language 'xx'$"):
         Phonemizer("xx")
     with pytest.raises(TypeError, match="list"):
         Phonemizer("es").phonemize("hola")

@@ -234,7 +234,7 @@ def _with_phonemes(utterances: Sequence[Utterance], language: str) -> Sequence[U
     lacking = [place for place, u in enumerate(utterances) if u.text and not u.phonemes]
     from xlsr_jax.text import phonemes
 
-    if not lacking or language not in phonemes.VOICES:
+    if not lacking or phonemes.voice(language) is None:
         return utterances
     tokens = _phonemizer(language).tokens([utterances[place].text for place in lacking])
     told = list(utterances)

@@ -19,6 +19,7 @@ Without them (``as_published=False``) the phonemes are those of the installed es
 """
 
 import contextlib
+import functools
 import logging
 import re
 import shutil
@@ -27,11 +28,14 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-# espeak voices by phonemizer's names. English is American, as in published English vocabularies.
+# espeak's voices of the papers' languages. English is American, as in published vocabularies.
 VOICES = {
     "es": "es", "fr": "fr-fr", "it": "it", "ky": "ky", "nl": "nl", "ru": "ru", "sv": "sv",
     "tr": "tr", "tt": "tt", "zh": "cmn", "en": "en-us",
 }  # fmt: skip
+
+# Codes of corpora that espeak-ng has under another, beside regions, which are left off ("ga-IE").
+_OTHERS = {"zh-HK": "yue", "kmr": "ku", "nn": "nb", "no": "nb"}
 
 # What a newer espeak-ng writes otherwise than the published labels do: a pattern and what it
 # becomes, on a sentence with " " between the phonemes of a word and "|" between words.
@@ -54,6 +58,24 @@ _MARK = re.compile("[^\\w\\s\u0300-\u036f.,%$€£°]|_")
 _FLAG = re.compile(r"\([^)]*\)")
 
 
+def voice(language: str) -> str | None:
+    """espeak-ng's voice for a language code as corpora have it ("sv-SE", "de"); None for none."""
+    base = language.partition("-")[0]
+    for code in (language, base):
+        found = VOICES.get(code) or _OTHERS.get(code) or code.lower()
+        if found in VOICES.values() or found in _espeak_codes():
+            return found
+    return None
+
+
+@functools.cache
+def _espeak_codes() -> frozenset[str]:
+    from phonemizer.backend import EspeakBackend
+
+    with _library():
+        return frozenset(EspeakBackend.supported_languages())
+
+
 def versions() -> dict[str, str]:
     """Versions of all that shapes the phonemes."""
     from importlib.metadata import version
@@ -73,7 +95,7 @@ class Phonemizer:
     One thread at a time.
 
     Attributes:
-      language: a key of ``VOICES``.
+      language: a code that ``voice`` knows.
       switches: language-switch flags removed so far; a foreign passage has two, into and back.
     """
 
@@ -86,12 +108,13 @@ class Phonemizer:
         Raises:
           ValueError: unknown language.
         """
-        if language not in VOICES:
-            raise ValueError(f"no phonemes for language {language!r}; use {', '.join(VOICES)}")
+        name = voice(language)
+        if name is None:
+            raise ValueError(f"espeak-ng has no voice for language {language!r}")
         import phonemizer.separator
         from phonemizer.backend import EspeakBackend
 
-        rules = _PUBLISHED.get(language) if as_published else None
+        rules = _PUBLISHED.get(language.partition("-")[0]) if as_published else None
         self.language = language
         self.switches = 0
         self._marks_separate = rules is not None
@@ -101,7 +124,7 @@ class Phonemizer:
         logger = logging.getLogger(__name__)
         logger.setLevel(logging.ERROR)
         with _library():
-            self._espeak = EspeakBackend(VOICES[language], logger=logger)
+            self._espeak = EspeakBackend(name, logger=logger)
 
     def phonemize(self, texts: Sequence[str]) -> list[list[list[str]]]:
         """The words of each text, each word its phonemes; [] for a text with nothing to read.
