@@ -28,8 +28,8 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def tiny_corpus(tmp_path_factory) -> Path:
     """A few minutes of the demonstration corpus, as the tiny configs make it for themselves."""
-    from xlsr_jax.data.corpora.spoken_text import SpokenText
-    from xlsr_jax.data.prepare import ensure
+    from xlsr_jax.preparation.corpora.spoken_text import SpokenText
+    from xlsr_jax.preparation.prepare import ensure
 
     path = tmp_path_factory.mktemp("corpus") / "tiny"
     ensure(SpokenText(hours=0.05, seed=0), path)

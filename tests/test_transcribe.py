@@ -14,7 +14,7 @@ import soundfile
 
 from xlsr_jax import recognizer, runtime, transcribe
 from xlsr_jax.data import audio
-from xlsr_jax.data.corpora.base import UnreadableAudio
+from xlsr_jax.data.speech import UnreadableAudio
 from xlsr_jax.schema import ConfigError
 from xlsr_jax.text import vocabulary
 from xlsr_jax.training.checkpoint import CheckpointError

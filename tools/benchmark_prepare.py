@@ -30,9 +30,9 @@ import soxr
 from benchmark_input import speech_like
 
 from xlsr_jax.data import audio
-from xlsr_jax.data.corpora.base import Utterance
 from xlsr_jax.data.records import SAMPLE_RATE
-from xlsr_jax.data.shards import Task, make_shard
+from xlsr_jax.preparation.corpora.base import Utterance
+from xlsr_jax.preparation.shards import Task, make_shard
 
 
 @dataclasses.dataclass(frozen=True)

@@ -151,7 +151,7 @@ def prepare_corpus(config: Config) -> None:
     """Makes the config's own corpus on first use, or checks that it is the one asked for."""
     if not config.corpus.make:
         return
-    from xlsr_jax.data.corpora.spoken_text import SpokenText
-    from xlsr_jax.data.prepare import ensure
+    from xlsr_jax.preparation.corpora.spoken_text import SpokenText
+    from xlsr_jax.preparation.prepare import ensure
 
     ensure(SpokenText(hours=config.corpus.hours, seed=config.corpus.seed), config.data.path)

@@ -18,11 +18,11 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from xlsr_jax.data import card, estimate, inspection, processing
-from xlsr_jax.data.prepare import prepare, summary
 from xlsr_jax.data.records import CorpusError, Manifest, damage
+from xlsr_jax.preparation import card, estimate, inspection, processing
+from xlsr_jax.preparation.prepare import prepare, summary
 
-# Each a module of ``xlsr_jax.data.corpora`` with ``add_flags`` and ``from_flags``.
+# Each a module of ``xlsr_jax.preparation.corpora`` with ``add_flags`` and ``from_flags``.
 CORPORA = {
     "babel": "IARPA BABEL language packs, telephone speech",
     "common_voice": "Common Voice releases, as downloaded or unpacked",
@@ -146,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--dry-run", action="store_true", help="estimate hours, bytes and time; write nothing")
 
     for name, text in CORPORA.items():
-        module = importlib.import_module(f"xlsr_jax.data.corpora.{name}")
+        module = importlib.import_module(f"xlsr_jax.preparation.corpora.{name}")
         command = commands.add_parser(
             name, parents=[shared], help=text, description=module.__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,

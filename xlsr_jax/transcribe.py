@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xlsr_jax.data import audio
-from xlsr_jax.data.corpora.base import Speech, UnreadableAudio
-from xlsr_jax.data.corpora.folder import SUFFIXES
 from xlsr_jax.data.records import SAMPLE_RATE
+from xlsr_jax.data.speech import Speech, UnreadableAudio
 from xlsr_jax.evaluation import transcript as transcripts
 from xlsr_jax.evaluation import windows
 from xlsr_jax.evaluation.transcript import Transcript
+from xlsr_jax.preparation.corpora.folder import SUFFIXES
 from xlsr_jax.schema import ConfigError
 
 if TYPE_CHECKING:

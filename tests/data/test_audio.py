@@ -6,7 +6,7 @@ import soundfile
 from scipy.signal import resample_poly
 
 from xlsr_jax.data import audio
-from xlsr_jax.data.corpora.base import Speech, UnreadableAudio
+from xlsr_jax.data.speech import Speech, UnreadableAudio
 
 
 def sine(rate, frequency=440.0, seconds=1.0, amplitude=0.5):

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from xlsr_jax.data import audio, containers
-from xlsr_jax.data.corpora.base import UnreadableAudio
+from xlsr_jax.data.speech import UnreadableAudio
 
 
 def sphere(data: bytes, size=1024, end="\n", **fields) -> bytes:

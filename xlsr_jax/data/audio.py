@@ -8,8 +8,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from xlsr_jax.data import containers
-from xlsr_jax.data.corpora.base import Speech, UnreadableAudio
 from xlsr_jax.data.records import SAMPLE_RATE
+from xlsr_jax.data.speech import Speech, UnreadableAudio
 
 LOWEST_RATE, HIGHEST_RATE = 8_000, 96_000  # Hz
 SHORTEST = 400  # samples at 16 kHz: the window of one frame of the feature encoder

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
-from xlsr_jax.data.corpora.base import UnreadableAudio
+from xlsr_jax.data.speech import UnreadableAudio
 
 # Kilobits per second of Layer III by the header's index, for MPEG 1 and for MPEG 2 and 2.5.
 _MPEG1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
