@@ -10,8 +10,8 @@ import time
 
 import numpy as np
 import pytest
-from corpora import STRIDE, make_corpus, ramp
 
+from tests.data.corpora import STRIDE, make_corpus, ramp
 from xlsr_jax.data import pipeline
 from xlsr_jax.data.pipeline import DataConfig, plan_evaluation, plan_training, train_batches
 from xlsr_jax.data.records import CorpusError, Manifest

@@ -5,8 +5,8 @@ import time
 
 import numpy as np
 import pytest
-from corpora import make_corpus, ramp
 
+from tests.data.corpora import make_corpus, ramp
 from xlsr_jax.data import pipeline, records, speakers
 from xlsr_jax.data.labelled import LabelledPlan
 from xlsr_jax.data.pipeline import DataConfig, plan_training, train_batches

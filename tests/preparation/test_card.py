@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pytest
-from corpora import make_corpus
 
+from tests.data.corpora import make_corpus
 from xlsr_jax import prepare as entry
 from xlsr_jax.data.records import Manifest
 from xlsr_jax.data.speech import Speech, UnreadableAudio

@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 import soundfile
-from corpora import make_corpus
 
+from tests.data.corpora import make_corpus
 from xlsr_jax import prepare as entry
 from xlsr_jax.data import records
 from xlsr_jax.data.records import CorpusError, Manifest, Record
