@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(summary(manifest))
     for line in corpus.notes(manifest) if hasattr(corpus, "notes") else ():
         print(line)
-    print(f"corpus {manifest.name} is in {options.output}")
+    print(f"corpus {manifest.name} is in {options.output}; its page is README.md there")
     return 0
 
 
