@@ -1,7 +1,6 @@
 """The reader of fairseq manifests: folders, single files, archives and zips of audio."""
 
 import io
-import json
 import pickle
 import tarfile
 import zipfile
@@ -10,10 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.preparation.read_back import prepared
 from xlsr_jax import prepare as entry
-from xlsr_jax.data import records
 from xlsr_jax.data.records import CorpusError, Manifest, Record
-from xlsr_jax.preparation import prepare
 from xlsr_jax.preparation.corpora.fairseq import FairseqManifests
 from xlsr_jax.preparation.corpora.fairseq_lists import spelled
 
@@ -72,18 +70,6 @@ def pack(made, path, links=()):
             info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
             tar.addfile(info)
     return str(path)
-
-
-def prepared(corpus, output):
-    """({id: (split, Record)}, {id: (split, language, reason)})."""
-    manifest = prepare.prepare(corpus, output, workers=1, progress_bar=False)
-    found = {}
-    for shard in manifest.shards:
-        data = records.open_shards(output, [shard])
-        each = (Record.from_bytes(data[number]) for number in range(len(data)))
-        found |= {record.id: (shard.split, record) for record in each}
-    lines = [json.loads(line) for line in (output / "rejected.jsonl").read_text().splitlines()]
-    return found, {line["id"]: (line["split"], line["language"], line["reason"]) for line in lines}
 
 
 @pytest.mark.parametrize("kind", ["absolute root", "relative root", "--root", "archive"])

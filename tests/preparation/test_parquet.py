@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.preparation import read_back
 from xlsr_jax.data import records
 from xlsr_jax.data.records import CorpusError, Record
 from xlsr_jax.preparation.corpora import parquet
 from xlsr_jax.preparation.corpora.embedded import Rules
 from xlsr_jax.preparation.corpora.parquet import Parquet
-from xlsr_jax.preparation.prepare import prepare
 from xlsr_jax.prepare import main
 
 pa = pytest.importorskip("pyarrow")
@@ -47,14 +47,8 @@ def put(path, columns, row_group=2, features=None):
 
 def prepared(corpus, out):
     """{id: (split, record)} and {id: reason}."""
-    manifest = prepare(corpus, out, workers=1, progress_bar=False)
-    found = {}
-    for shard in manifest.shards:
-        source = records.open_shards(out, [shard])
-        for record in (Record.from_bytes(source[i]) for i in range(len(source))):
-            found[record.id] = shard.split, record
-    aside = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
-    return found, {line["id"]: line["reason"] for line in aside}
+    found, aside = read_back.prepared(corpus, out)
+    return found, {identity: reason for identity, (_, _, reason) in aside.items()}
 
 
 def same(record, number, cosine=0.999):

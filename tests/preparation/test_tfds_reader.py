@@ -11,11 +11,11 @@ import pytest
 import soundfile
 from array_record.python.array_record_module import ArrayRecordReader
 
+from tests.preparation import read_back
 from xlsr_jax.data import records
-from xlsr_jax.data.records import CorpusError, Record
+from xlsr_jax.data.records import CorpusError
 from xlsr_jax.preparation.corpora.embedded import Rules
 from xlsr_jax.preparation.corpora.tfds import Tfds
-from xlsr_jax.preparation.prepare import prepare
 from xlsr_jax.prepare import main
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -129,14 +129,9 @@ def as_tf_records(path):
 
 
 def prepared(corpus, out):
-    manifest = prepare(corpus, out, workers=1, progress_bar=False)
-    found = {}
-    for shard in manifest.shards:
-        source = records.open_shards(out, [shard])
-        for record in (Record.from_bytes(source[i]) for i in range(len(source))):
-            found[record.id] = shard.split, record
-    aside = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
-    return found, {line["id"]: line["reason"] for line in aside}
+    """{id: (split, record)} and {id: reason}."""
+    found, aside = read_back.prepared(corpus, out)
+    return found, {identity: reason for identity, (_, _, reason) in aside.items()}
 
 
 def check(found, numbers=range(7)):

@@ -55,7 +55,7 @@ def _refuse(reason: str, *_: str) -> Speech:
 
 
 class Corpus(Protocol):
-    """A corpus reader. Instances are picklable: worker processes get a copy each.
+    """A corpus reader. What it lists is pickled, ``load`` with it: worker processes get copies.
 
     ``splits()`` names the splits; ``utterances(split)`` lists a split in a fixed order without
     opening audio, lazily where it is long, and is asked for more than once; ``fingerprint()`` holds
