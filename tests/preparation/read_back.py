@@ -1,5 +1,6 @@
 """What a preparation wrote, read back, and folders made into archives as people make them."""
 
+import io
 import json
 import tarfile
 from pathlib import Path
@@ -33,6 +34,20 @@ def packed(folder, archive, *inside, links=()):
             link.type, link.linkname = tarfile.SYMTYPE, target
             tar.addfile(link)
     return archive
+
+
+def packed_bytes(made, path, links=()):
+    """A .tar.gz of {name: bytes}, last name first, and of links out of it; its path."""
+    with tarfile.open(path, "w:gz") as tar:
+        for name, data in sorted(made.items(), reverse=True):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+        for name in links:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            tar.addfile(info)
+    return str(path)
 
 
 def prepared(corpus, out):

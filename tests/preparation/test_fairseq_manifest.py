@@ -2,14 +2,13 @@
 
 import io
 import pickle
-import tarfile
 import zipfile
 
 import numpy as np
 import pytest
 import soundfile
 
-from tests.preparation.read_back import prepared
+from tests.preparation.read_back import packed_bytes, prepared
 from xlsr_jax import prepare as entry
 from xlsr_jax.data.records import CorpusError, Manifest, Record
 from xlsr_jax.preparation.corpora.fairseq import FairseqManifests
@@ -60,16 +59,7 @@ def lay(made, root):
 
 
 def pack(made, path, links=()):
-    with tarfile.open(path, "w:gz") as tar:
-        for name, data in sorted(made.items(), reverse=True):
-            info = tarfile.TarInfo(f"./{name}")
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-        for name in links:
-            info = tarfile.TarInfo(name)
-            info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
-            tar.addfile(info)
-    return str(path)
+    return packed_bytes({f"./{name}": data for name, data in made.items()}, path, links)
 
 
 @pytest.mark.parametrize("kind", ["absolute root", "relative root", "--root", "archive"])

@@ -1,6 +1,7 @@
 """Killed at random moments, again and again, a preparation comes to the same bytes."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,7 +41,10 @@ def test_twenty_kills_leave_what_no_kill_leaves(tmp_path):
 
     output = tmp_path / "killed"
     kills = progressed = 0
-    while kills < KILLS and not (output / "manifest.json").exists():
+    while kills < KILLS:
+        if (output / "manifest.json").exists():  # the last kill came too late: once more
+            assert contents(output) == whole
+            shutil.rmtree(output)
         process = subprocess.Popen(
             [sys.executable, "-m", "xlsr_jax.prepare", *command, f"--output={output}"],
             start_new_session=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
@@ -54,11 +58,12 @@ def test_twenty_kills_leave_what_no_kill_leaves(tmp_path):
                 break
             time.sleep(0.05)
         time.sleep(rng.random() * 0.1)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        kills += 1
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
         progressed += committed(output) > before
-    assert kills >= 5 and progressed >= 2
+    assert progressed >= 2
     assert entry.main([*command, f"--output={output}"]) == 0
     assert contents(output) == whole
     assert any("digests" in name for name in whole)

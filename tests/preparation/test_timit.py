@@ -3,12 +3,12 @@
 import io
 import json
 import pickle
-import tarfile
 
 import numpy as np
 import pytest
 import soundfile
 
+from tests.preparation.read_back import packed_bytes
 from xlsr_jax import prepare as entry
 from xlsr_jax.data import records
 from xlsr_jax.data.records import CorpusError, Manifest, Record
@@ -95,17 +95,7 @@ def lay(made, root, packed=False, links=()):
             (root / name).write_bytes(data)
         return str(root)
     root.mkdir(parents=True, exist_ok=True)
-    path = root / "timit_LDC93S1.tgz"
-    with tarfile.open(path, "w:gz") as tar:
-        for name, data in sorted(made.items(), reverse=True):
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-        for name in links:
-            info = tarfile.TarInfo(name)
-            info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
-            tar.addfile(info)
-    return str(path)
+    return packed_bytes(made, root / "timit_LDC93S1.tgz", links)
 
 
 def prepared(corpus, output):

@@ -231,7 +231,7 @@ def _write_records(path: Path, records: Iterable[Record], lengths: list[int]) ->
             final = str(path).split(".partial-")[0]
             raise CorpusError(f"cannot write {final}: {reason}; {KEPT}") from error
 
-    # Uncompressed: that would cost a third of the time to save a twelfth of speech's size.
+    # Uncompressed: ArrayRecord's own compression takes more time than it saves space.
     writer = call(ArrayRecordWriter, str(path), "group_size:1,uncompressed")
     try:
         for record in records:

@@ -107,7 +107,7 @@ class CommonVoice:
         lists = {f"list {language} {list_split(file)}": sha256(file)
                  for language, file in self.lists}  # fmt: skip
         return {
-            "source": open_source(self.source).described(_counts),
+            "source": self._trees[0].described(_counts),
             "tables": "as listed" if self.lists else " ".join(sorted(self.tables)),
             "pretraining": str(self.pretraining),
             "languages": " ".join(sorted(self.languages)) or "all",
