@@ -105,6 +105,16 @@ def test_late_steps_are_reached_without_replay(corpus):
     assert_equal(late, take(train_batches(plan, seed=1, start_step=10**9 - 1), 2)[1])
 
 
+def test_batches_of_one_row_mix_many_languages(tmp_path):
+    make_corpus(tmp_path, {f"l{number}": [2_000] * 3 for number in range(40)})
+    settings = {"batch_seconds": 0.125, "buckets": 1, "alpha": 0.0}
+    plan = plan_training(configured(tmp_path, **settings), 1)
+    batches = take(train_batches(plan, seed=0), 80)
+    assert [batch["record"].shape for batch in batches] == [(1,)] * 80
+    languages = np.concatenate([batch["language"] for batch in batches])
+    np.testing.assert_array_equal(np.bincount(languages), np.full(40, 2))
+
+
 def test_the_seed_changes_records_and_crops(corpus):
     plan = plan_training(configured(corpus), 4)
     one, two = (take(train_batches(plan, seed=seed), 1)[0] for seed in (1, 2))

@@ -17,7 +17,6 @@ where JAX is installed, without starting a backend.)
 import contextlib
 import itertools
 import os
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -30,7 +29,7 @@ from xlsr_jax.data.joint import JointPlan
 from xlsr_jax.data.labelled import LabelledEvalPlan, LabelledPlan
 from xlsr_jax.data.plan import EvalPlan, TrainPlan, plan_evaluation, plan_training
 from xlsr_jax.data.records import CorpusError, Record
-from xlsr_jax.data.speakers import Groups
+from xlsr_jax.data.speakers import ENDLESS, Groups
 from xlsr_jax.schema import ConfigError
 
 __all__ = ["Batch", "DataConfig", "EvalPlan", "TrainPlan", "eval_batches", "plan_evaluation",
@@ -142,7 +141,7 @@ class Epochs:
         self._recent: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
-        return sys.maxsize // 2  # endless; Grain rounds lengths as floats, which must not overflow
+        return ENDLESS
 
     def __getitem__(self, index: int) -> int:
         epoch, place = divmod(index, len(self.numbers))

@@ -19,6 +19,9 @@ from xlsr_jax.data.records import CorpusError, Record, Shard
 
 FOLDER = "speakers"
 UNKNOWN = -1
+# The length that what is drawn without end states. A mix of many such is as many times as long,
+# and Grain slices no more than sys.maxsize.
+ENDLESS = 1 << 48
 _HEAD = "# speakers of the shard with sha256 "
 
 
@@ -142,7 +145,7 @@ class Groups:
         self._recent: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
-        return sys.maxsize // 2  # endless, as in pipeline.Epochs
+        return ENDLESS
 
     def __getitem__(self, index: int) -> np.ndarray:
         rounds, place = divmod(index, len(self.numbers))
