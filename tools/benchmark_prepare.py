@@ -6,15 +6,18 @@
 The first makes clips of speech-like noise as a lab has them (MP3 at 48 kHz as Common Voice, Opus
 and FLAC at 16 kHz as Multilingual LibriSpeech); a worker's own function makes pcm16 shards of
 them: decoding, resampling, checks, encoding, writing, committing. Rounds alternate between the
-kinds; medians stand beside what the decoder and the resampler alone take for the same clips.
+kinds; medians stand beside the machine's limits for the same clips: what the decoder and the
+resampler alone take, and what they take with writing the samples into a new file and hashing it.
 
 The second prepares a folder of so many hours of FLAC (few recordings, many links to them) in a
 process of its own, and prints the largest memory of that process and of its workers.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import functools
+import hashlib
 import os
 import statistics
 import subprocess
@@ -87,26 +90,38 @@ def speeds(count: int, rounds: int) -> None:
             clips[kind] = make_clips(Path(folder) / kind.suffix, kind, count)
         whole = {kind: [] for kind in KINDS}
         bare = {kind: [] for kind in KINDS}
+        least = {kind: [] for kind in KINDS}
         for _ in range(rounds):
             for kind, (paths, seconds) in clips.items():
                 task = shard_of(paths, f"{folder}/out-{kind.suffix}")
                 whole[kind].append(seconds / processor_seconds(lambda t=task: make_shard(t)))
                 bare[kind].append(seconds / processor_seconds(lambda p=paths: _bare(p)))
+                new = Path(folder) / "bare"
+                least[kind].append(seconds / processor_seconds(lambda p=paths, n=new: _bare(p, n)))
+                new.unlink()
     print("audio-seconds per second of one core (median; least and most)")
     for kind in KINDS:
-        least, most = min(whole[kind]), max(whole[kind])
+        low, high = min(whole[kind]), max(whole[kind])
         aim = f", aim {kind.target:,}" if kind.target else ""
         print(
-            f"  {kind.name:12} {statistics.median(whole[kind]):8,.0f} ({least:,.0f} to {most:,.0f}"
-            f"{aim}); decoding and resampling alone {statistics.median(bare[kind]):,.0f}"
+            f"  {kind.name:12} {statistics.median(whole[kind]):8,.0f} ({low:,.0f} to {high:,.0f}"
+            f"{aim}); decoding and resampling alone {statistics.median(bare[kind]):,.0f}, "
+            f"with a file and its hash {statistics.median(least[kind]):,.0f}"
         )
 
 
-def _bare(paths: Sequence[Path]) -> None:
-    for path in paths:
-        wave, rate = soundfile.read(path, dtype="float32")
-        if rate != SAMPLE_RATE:
-            soxr.resample(wave, rate, SAMPLE_RATE, quality="HQ")
+def _bare(paths: Sequence[Path], new: Path | None = None) -> None:
+    """What no preparation can do without; samples go into the file ``new`` where there is one."""
+    digest = hashlib.sha256()
+    with open(new, "wb") if new else contextlib.nullcontext() as file:
+        for path in paths:
+            wave, rate = soundfile.read(path, dtype="float32")
+            if rate != SAMPLE_RATE:
+                wave = soxr.resample(wave, rate, SAMPLE_RATE, quality="HQ")
+            if file:
+                samples = (wave * 32767).astype(np.int16).tobytes()
+                file.write(samples)
+                digest.update(samples)
 
 
 def memory(hours: float, workers: int) -> None:
