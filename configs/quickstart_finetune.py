@@ -5,12 +5,13 @@
 
 Italian by default; ``--config.data.languages=es,fr`` for others. The corpus is the quickstart's.
 What differs from the published recipe: rates for a small model, a shorter freeze, channel spans as
-wide a share of the model as the published 64 of 768. The variant ``cpc`` is for a run of
-quickstart_cpc.
+wide a share of the model as the published 64 of 768. Variants: ``cpc`` is for a run of
+quickstart_cpc; ``transfer`` learns from all labels of four languages (CTC-Transfer, UniSpeech
+section 4.2), to be fine-tuned in its turn.
 """
 
 from xlsr_jax import config as configuration
-from xlsr_jax import presets, presets_cpc
+from xlsr_jax import presets, presets_cpc, presets_unispeech
 
 
 def get_config(variant: str = ""):
@@ -36,4 +37,11 @@ def get_config(variant: str = ""):
     training = config.training
     training.updates = 800
     training.log_every, training.eval_every, training.save_every = 20, 100, 200
-    return presets.variant(config, variant, {"cpc": presets_cpc.quickstart_model})
+    own = {"cpc": presets_cpc.quickstart_model, "transfer": _transfer}
+    return presets.variant(config, variant, own)
+
+
+def _transfer(config):
+    config.data.languages, config.data.label_seconds = presets_unispeech.SOURCES, 0.0
+    config.data.batch_seconds = 20.0
+    config.training.updates = 1_300

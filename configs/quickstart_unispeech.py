@@ -5,8 +5,7 @@
 Half of the updates are on English, Spanish, French and Italian with their phonemes (many-to-one,
 UniSpeech section 4.1.2), half on all eleven languages without labels. Network, masks, warm start
 and rates are the quickstart's, r and alpha the paper's; negatives from everywhere and CTC summed
-over an utterance as released. Variants: ``r0`` replaces nothing, ``ctc`` learns from the labels
-alone (CTC-Transfer).
+over an utterance as released. The variant ``r0`` replaces nothing.
 """
 
 from xlsr_jax import presets, presets_unispeech
@@ -19,13 +18,8 @@ def get_config(variant: str = ""):
     data = config.data
     data.min_samples, data.max_crop_samples = 24_080, 128_000
     config.unlabelled.share = presets_unispeech.SHARE
-    return presets.variant(config, variant, {"r0": _r0, "ctc": _ctc})
+    return presets.variant(config, variant, {"r0": _r0})
 
 
 def _r0(config):
     config.objective.replace_prob = 0.0
-
-
-def _ctc(config):
-    config.objective.alpha, config.objective.replace_prob = 1.0, 0.0
-    config.unlabelled.share = 0.0

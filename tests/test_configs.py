@@ -200,7 +200,7 @@ RUN = {
     *PUBLISHED, *DEMONSTRATIONS, "finetune_xlsr10_base_separate", "finetune_xlsr10_large",
     "finetune_scratch", "finetune_librispeech_100h", "probe_cpc", "cpc_librispeech_100h",
     "transfer_cpc", "transfer_cpc:tuned", "probe_phones:cpc", "probe_phones:log_mel",
-    "quickstart_finetune:cpc", "quickstart_unispeech", "quickstart_unispeech:ctc",
+    "quickstart_finetune:cpc", "quickstart_finetune:transfer", "quickstart_unispeech",
 }  # fmt: skip
 PATHS = {path.stem: path for path in CONFIGS}
 

@@ -7,17 +7,19 @@
         --output=runs/methods --jobs=2
 
 UniSpeech learns from the labels of en es fr it and the audio of all languages, XLSR and modified
-CPC from that audio, CTC-Transfer from those labels; the log-mel warm start is what all but modified
-CPC begin with, and the control. Equal compute is equal model FLOPs, warm start included. Each seed
-is pretrained and fine-tuned anew. Can be killed and started again. Writes table.md: test PER, and
-what the codebooks know of the held-out split's phones.
+CPC from that audio, CTC-Transfer from those labels, as fine-tuning does; the log-mel warm start is
+what all but modified CPC begin with, and the control. Equal compute is equal model FLOPs, warm
+start included. Each seed is pretrained and fine-tuned anew. Can be killed and started again. Writes
+table.md: test PER, and what the codebooks know of the held-out split's phones.
 """
 
 import argparse
+import collections
 import dataclasses
 import importlib.util
 import json
 import statistics
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,17 +35,20 @@ class Method:
     config: str
     codebook: bool = True
     tuned_by: str = "quickstart_finetune"
+    begins_with: str = ""  # another method, of the same seed
 
 
 METHODS = {
     "unispeech": Method("UniSpeech, r 0.5", "quickstart_unispeech"),
     "unispeech_r0": Method("UniSpeech, r 0", "quickstart_unispeech:r0"),
     "xlsr": Method("XLSR", "quickstart"),
-    "ctc_transfer": Method("CTC-Transfer", "quickstart_unispeech:ctc", codebook=False),
     "cpc": Method(
         "modified CPC", "quickstart_cpc", codebook=False, tuned_by="quickstart_finetune:cpc"
     ),
     "warm_start": Method("log-mel warm start alone", "quickstart"),
+    "ctc_transfer": Method(
+        "CTC-Transfer", "quickstart_finetune:transfer", codebook=False, begins_with="warm_start"
+    ),
 }
 SECONDS = 120  # of each language, that the codebooks are asked about
 
@@ -67,17 +72,27 @@ def main() -> None:
     flags.output.mkdir(parents=True, exist_ok=True)
     budget = flags.updates * _flops("quickstart")
     updates = {
-        name: 1 if name == "warm_start" else _updates(METHODS[name].config, budget)
-        for name in flags.methods
+        name: 1 if name == "warm_start" else _updates(method, budget)
+        for name, method in METHODS.items()
     }
+
+    under_way = collections.defaultdict(threading.Lock)
+
+    def pretrain(name: str, seed: int, cores: list[int]) -> Path:
+        method, folder = METHODS[name], flags.output / f"{name}_{seed}" / "pretrained"
+        special = ["--config.optimizer.peak_lr=0.0"] if name == "warm_start" else []
+        if method.begins_with:
+            special = [f"--config.init_from={pretrain(method.begins_with, seed, cores)}"]
+        with under_way[name, seed]:
+            _train(
+                cores, method.config, folder, seed, updates[name],
+                f"--config.data.path={flags.audio}", *special, *more,
+            )  # fmt: skip
+        return folder
 
     def measure(name: str, seed: int, cores: list[int]) -> dict[str, Any]:
         method, folder = METHODS[name], flags.output / f"{name}_{seed}"
-        start = folder / "pretrained"
-        _train(
-            cores, method.config, start, seed, updates[name], f"--config.data.path={flags.audio}",
-            *["--config.optimizer.peak_lr=0.0"] * (name == "warm_start"), *more,
-        )  # fmt: skip
+        start = pretrain(name, seed, cores)
         _train(
             cores, method.tuned_by, folder / "finetuned", seed, flags.finetune_updates,
             f"--config.data.path={flags.labels}", f"--config.data.languages={flags.languages}",
@@ -134,12 +149,12 @@ def _flops(config: str, warm_start: bool = False) -> float:
     return make_objective(settings, ()).flops(rows, samples)
 
 
-def _updates(config: str, budget: float) -> int:
+def _updates(method: Method, budget: float) -> int:
     """Updates of ``budget`` FLOPs; without a warm start those of the quickstart's are added."""
     warm = _load("quickstart").warm_start.updates
-    if not _load(config).warm_start.updates:
+    if not _load(method.config).warm_start.updates and not method.begins_with:
         budget += warm * _flops("quickstart", warm_start=True)
-    return round(budget / _flops(config))
+    return round(budget / _flops(method.config))
 
 
 def _codebook(start: Path, audio: Path, cores: Sequence[int]) -> dict[str, float]:
