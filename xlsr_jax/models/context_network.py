@@ -21,6 +21,16 @@ ATTENTION, ATTENTION_OUT, ACTIVATION, FFN_OUT = range(4)
 
 REMAT = ("none", "dots", "layer")
 
+# Logical axes of a layer's kernels, see ``wav2vec2.Wav2Vec2.constrain``.
+KERNEL_AXES = {
+    "query": (None, "heads"),
+    "key": (None, "heads"),
+    "value": (None, "heads"),
+    "out": ("heads", None),
+    "ffn_in": (None, "ffn"),
+    "ffn_out": ("ffn", None),
+}
+
 
 class Randomness(NamedTuple):
     """What is random in a training forward pass; its absence means evaluation.
@@ -103,6 +113,7 @@ class ContextNetwork(nn.Module):
 
     def _block(self, x, params, valid_BT, seeds, index):
         site = SITE_LAYERS + 4 * index
+        params = params | {name: self._gathered(params[name], x, name) for name in KERNEL_AXES}
 
         def attend(x):
             y = self._attention(x, params, valid_BT, seeds, site + ATTENTION)
@@ -120,6 +131,11 @@ class ContextNetwork(nn.Module):
             return x + feed_forward(layers.layer_norm(x, params["ffn_norm"]))
         x = layers.layer_norm(x + attend(x), params["attention_norm"])
         return layers.layer_norm(x + feed_forward(x), params["ffn_norm"])
+
+    def _gathered(self, linear, x, name):
+        """A linear layer, its kernel cast and whole but for heads and ffn: gathered once a use."""
+        kernel = self.constrain(linear["kernel"].astype(x.dtype), *KERNEL_AXES[name])
+        return linear | {"kernel": kernel}
 
     def _attention(self, x_BTD, params, valid_BT, seeds, site):
         batch, length, width = x_BTD.shape

@@ -5,6 +5,7 @@ import math
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from xlsr_jax.schema import ConfigError, setting
@@ -45,10 +46,27 @@ def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, int, int]:
 
 
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
-    """The mesh over all (or the given) devices, axes (replica, fsdp, tensor)."""
+    """The mesh over all (or the given) devices, axes (replica, fsdp, tensor).
+
+    Of several TPU slices each holds whole replicas, so that only gradients cross between them.
+
+    Raises:
+      ConfigError: sizes that do not fit the devices or the slices.
+    """
     devices = jax.devices() if devices is None else devices
-    shape = mesh_shape(config, len(devices))
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    shape, types = mesh_shape(config, len(devices)), (AxisType.Auto,) * 3
+    slices = len({getattr(device, "slice_index", None) for device in devices})
+    if slices == 1:
+        return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+    replica, fsdp, tensor = shape
+    if replica % slices:
+        raise ConfigError(
+            f"config.mesh.replica is {replica} on {slices} slices: parameters are not sharded "
+            f"across slices; set config.mesh.replica={slices} or a multiple"
+        )
+    inside = (replica // slices, fsdp, tensor)
+    placed = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), devices)
+    return Mesh(placed, AXES, axis_types=types)
 
 
 def data_parallel(mesh: Mesh) -> int:

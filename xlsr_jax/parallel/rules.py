@@ -77,6 +77,28 @@ def spec_for(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
     )
 
 
+def gathered(params: Any) -> Any:
+    """Parameters whole along "fsdp" where they are used: one all-gather each, and of its gradient
+    one reduce-scatter.
+
+    Left to itself the partitioner may cut a product into a loop over the shards instead. Stacked
+    layers stay as they are: the context network gathers one at a time.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return params
+
+    def gather(path, leaf):
+        name = path_string(path)
+        if "context_network/layers/" in name or not leaf.shape:
+            return leaf
+        spec = spec_for(name, leaf.shape, mesh)
+        whole = P(*(None if axis == "fsdp" else axis for axis in spec))
+        return leaf if whole == spec else jax.lax.with_sharding_constraint(leaf, whole)
+
+    return jax.tree_util.tree_map_with_path(gather, params)
+
+
 def shardings(abstract: Any, mesh: Mesh) -> Any:
     """NamedSharding for every array of a pytree of shapes (parameters or whole training state)."""
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from xlsr_jax.parallel import rules
 from xlsr_jax.training.state import Params, TrainState
 
 Batch = Mapping[str, jax.Array]
@@ -43,7 +44,7 @@ def train_step(
     phase_step = state.step - phase_start
 
     def numerator(params: Params, rows: Batch) -> tuple[jax.Array, Sums]:
-        sums = loss(params, rows, key, phase_step)
+        sums = loss(rules.gathered(params), rows, key, phase_step)
         return sums["loss"][0], sums
 
     gradient = jax.grad(numerator, has_aux=True)
