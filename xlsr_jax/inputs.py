@@ -5,13 +5,16 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from xlsr_jax import storage
 from xlsr_jax.config import Config, method_module
-from xlsr_jax.data import joint, labelled, labels, mixture, pipeline, records
+from xlsr_jax.data import buckets, joint, labelled, labels, mixture, pipeline, records
 from xlsr_jax.data.index import load_index
 from xlsr_jax.data.plan import EvalPlan, TrainPlan
 from xlsr_jax.data.records import CorpusError
 from xlsr_jax.schema import ConfigError
-from xlsr_jax.text.vocabulary import Vocabulary
+from xlsr_jax.text.vocabulary import BLANK, Vocabulary
+
+LABELS_A_SECOND = 20  # columns of labels where no corpus tells
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +113,42 @@ def _beside(found: Inputs, config: Config, row_multiple: int, window: int, hop: 
     note = f"{config.unlabelled.share:.0%} of the updates without labels: {plan.summary()}"
     eval_plan = joint.renumber(found.eval_plan, both.languages)
     return dataclasses.replace(found, plan=both, eval_plan=eval_plan, notes=(*found.notes, note))
+
+
+def batch_shapes(
+    config: Config, row_multiple: int, devices: int, classes: int
+) -> tuple[list[buckets.Shape], tuple[str, ...], Vocabulary | None, str]:
+    """Every shape of batch of a run, its languages and vocabulary, and where they come from.
+
+    Without the corpus: the longest crop alone, ten languages, and ``classes`` symbols. The others
+    are as in ``open_inputs``.
+    """
+    labelled = method_module(config.method).LABELLED
+    if (storage.at(config.data.path) / records.MANIFEST).exists():
+        inputs = open_inputs(config, row_multiple, devices)
+        parts = [(inputs.plan, 1.0)]
+        if isinstance(inputs.plan, joint.JointPlan):
+            share = inputs.plan.share
+            parts = [(inputs.plan.labelled, 1 - share), (inputs.plan.unlabelled, share)]
+        shapes = [
+            buckets.Shape(rows, samples, getattr(plan, "width", 0), part * float(share))
+            for plan, part in parts
+            for (rows, samples), share in zip(plan.shapes, plan.step_shares, strict=True)
+        ]
+        return shapes, inputs.plan.languages, inputs.vocabulary, f"shapes of {config.data.path}"
+    samples = config.data.max_crop_samples
+    (rows,) = buckets.rows_per_batch((samples,), config.data.batch_seconds, row_multiple)
+    languages = config.data.languages or tuple(f"l{number}" for number in range(10))
+    vocabulary, shapes = None, [buckets.Shape(rows, samples)]
+    if labelled:
+        symbols = (BLANK, *(str(number) for number in range(1, classes)))
+        vocabulary = Vocabulary(symbols, "phonemes", False, languages)
+        shapes = [buckets.Shape(rows, samples, LABELS_A_SECOND * samples // records.SAMPLE_RATE)]
+    if config.unlabelled.share:
+        shapes = [dataclasses.replace(x, share=1 - config.unlabelled.share) for x in shapes]
+        shapes.append(buckets.Shape(rows, samples, share=config.unlabelled.share))
+    note = f"no corpus at {config.data.path}: the longest crop alone stands for all shapes"
+    return shapes, languages, vocabulary, note
 
 
 def listed(unknown: Counter[tuple[str, str]], most: int = 12) -> str:

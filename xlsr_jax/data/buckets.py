@@ -5,6 +5,7 @@ largest of them that it fills, so that training batches hold no padding. Which l
 least audio is found exactly, by dynamic programming over a grid of whole encoder frames.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,31 @@ from xlsr_jax.schema import ConfigError
 
 WINDOW, HOP = 400, 320  # samples: receptive field and stride of the wav2vec 2.0 feature encoder
 GRID = 800  # grid points at most; the search takes GRID^2 steps a bucket
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """A global batch.
+
+    Attributes:
+      rows, samples: of the waveform.
+      labels: columns of labels; 0 for audio without any.
+      share: of the updates that have this shape.
+    """
+
+    rows: int
+    samples: int
+    labels: int = 0
+    share: float = 1.0
+
+    @property
+    def seconds(self) -> float:
+        """Of audio."""
+        return self.rows * self.samples / SAMPLE_RATE
+
+    def __str__(self) -> str:
+        labels = f" with {self.labels} labels" if self.labels else ""
+        return f"{self.rows} x {self.samples / SAMPLE_RATE:.2f} s{labels}"
 
 
 def choose_crops(

@@ -183,23 +183,26 @@ def to_global(batch: HostBatch, mesh: Mesh) -> dict[str, jax.Array]:
     }
 
 
+def make_update(phase: Phase, accumulation: int) -> Any:
+    """The jitted update of a phase: (state, global batch, key) -> (next state, sums)."""
+    loss = partial(phase.objective.loss, train=True, microbatches=accumulation)
+    step = partial(train_step, loss, phase.optimizer, accumulation, phase.start)
+    return jax.jit(step, donate_argnums=0)
+
+
 class _Programs:
     """The compiled programs of each phase."""
 
     def __init__(self, run: Run) -> None:
-        self._accumulation = run.config.accumulation
         self._seen: set[tuple[str, int, frozenset[str]]] = set()
-        self._updates = {phase.name: self._make_update(phase) for phase in run.phases}
+        self._updates = {
+            phase.name: make_update(phase, run.config.accumulation) for phase in run.phases
+        }
         self._evaluations = {
             phase.name: jax.jit(partial(eval_step, partial(phase.objective.loss, train=False)))
             for phase in run.phases
         }
         self._summaries = {phase.name: jax.jit(phase.objective.summarize) for phase in run.phases}
-
-    def _make_update(self, phase: Phase) -> Callable[..., tuple[TrainState, Sums]]:
-        loss = partial(phase.objective.loss, train=True, microbatches=self._accumulation)
-        step = partial(train_step, loss, phase.optimizer, self._accumulation, phase.start)
-        return jax.jit(step, donate_argnums=0)
 
     def is_new(self, phase: Phase, batch: Mapping[str, jax.Array]) -> bool:
         """Whether this is the first batch of its length and kind, which has to be compiled."""
