@@ -1,6 +1,7 @@
 """The process: hosts joined, compilation cache, memory, and a report of the devices."""
 
 import ctypes
+import math
 import os
 import warnings
 from pathlib import Path
@@ -11,13 +12,21 @@ from xlsr_jax.schema import ConfigError
 
 
 def start(
-    coordinator: str = "", processes: int = 0, process_id: int = -1, distributed: bool = False
+    coordinator: str = "",
+    processes: int = 0,
+    process_id: int = -1,
+    distributed: bool = False,
+    *,
+    host_timeout: float = 60.0,
+    join_timeout: float = 300.0,
 ) -> None:
     """Prepares JAX before its first use.
 
     Under srun, Open MPI and where the TPU's environment names several workers the hosts find each
     other, and anywhere JAX knows the cluster with ``distributed``; elsewhere ``coordinator``
-    ("host:port"), ``processes`` and ``process_id`` join them by hand.
+    ("host:port"), ``processes`` and ``process_id`` join them by hand. They wait ``join_timeout``
+    seconds for each other. JAX ends a process whose others are silent for twice ``host_timeout``
+    seconds; ``training.hosts`` is to have named them by then.
 
     Raises:
       ConfigError: where only some of the three are given.
@@ -28,13 +37,17 @@ def start(
     jax.config.update("jax_threefry_partitionable", True)
     keep_freed_memory()
     warnings.filterwarnings("ignore", message=".*[Dd]onat.*not usable.*")
+    patience = {
+        "initialization_timeout": math.ceil(join_timeout),
+        "heartbeat_timeout_seconds": math.ceil(2 * host_timeout),
+    }
     given = [bool(coordinator), processes > 0, process_id >= 0]
     if all(given):
-        jax.distributed.initialize(coordinator, processes, process_id)
+        jax.distributed.initialize(coordinator, processes, process_id, **patience)
     elif any(given):
         raise ConfigError("--coordinator, --processes and --process_id go together")
     elif distributed or _on_a_cluster():
-        jax.distributed.initialize()
+        jax.distributed.initialize(**patience)
 
 
 def keep_freed_memory() -> bool:
@@ -70,3 +83,28 @@ def device_report() -> str:
         f"jax {jax.__version__}, {jax.device_count()} {device.platform} device(s) "
         f"({device.device_kind}) on {jax.process_count()} host(s)"
     )
+
+
+def check_device(kind: str = "") -> str:
+    """The report of the devices, where they are of the kind that is asked for.
+
+    Args:
+      kind: "gpu" or "tpu"; "" for either; "cpu" for whatever there is.
+
+    Raises:
+      ConfigError: for another kind of device, or another word.
+    """
+    accepted = {"": ("gpu", "tpu"), "gpu": ("gpu",), "tpu": ("tpu",), "cpu": ("cpu", "gpu", "tpu")}
+    if kind not in accepted:
+        raise ConfigError(f"device {kind!r} must be gpu, tpu, cpu, or empty for a GPU or a TPU")
+    try:
+        platform, found = jax.default_backend(), device_report()
+    except RuntimeError as error:  # a platform that was asked for by name and does not answer
+        platform, found = "", str(error).strip().splitlines()[0]
+    if platform not in accepted[kind]:
+        wanted = kind.upper() or "GPU or TPU"
+        raise ConfigError(
+            f"no {wanted} here ({found}); in Colab choose one with Runtime > Change runtime type "
+            "and run all cells again, or ask for the device cpu and be patient"
+        )
+    return found

@@ -1,9 +1,12 @@
 """Where the time went: throughput, waiting for data, and use of the device's peak."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Iterator
 from typing import Any
+
+import jax
 
 # Dense bf16 peak of one device, FLOP/s, by the start of ``device_kind``. Makers' data sheets:
 # TPU v2-v6e from Google Cloud's system architecture pages, A100/H100/H200 from NVIDIA's.
@@ -28,12 +31,29 @@ def peak_flops(device_kind: str) -> float | None:
     return next((PEAK_FLOPS[name] for name in names if device_kind.startswith(name)), None)
 
 
+@functools.cache
+def _compiled() -> list[float]:
+    """Seconds of each program built from now on; there is one list, as nobody can stop listening.
+
+    One that comes from the compilation cache counts too.
+    """
+    seconds: list[float] = []
+
+    def heard(event: str, duration: float, **_: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            seconds.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(heard)
+    return seconds
+
+
 class Clock:
     """Adds up the updates between two log lines."""
 
     def __init__(self, devices: int, device_kind: str) -> None:
         peak = peak_flops(device_kind)
         self._peak = peak * devices if peak else None
+        self._compiled = len(_compiled())
         self.restart()
 
     def restart(self) -> None:
@@ -75,11 +95,14 @@ class Clock:
     def figures(self) -> dict[str, float]:
         """Figures of the window; call after its last update has finished on the device."""
         elapsed = time.perf_counter() - self._start
+        # Since the figures before, not since ``restart``: what is compiled between them counts.
+        compiled, self._compiled = len(_compiled()) - self._compiled, len(_compiled())
         figures = {
             "audio_seconds_per_second": self._timed_audio / elapsed,
             "audio_hours_per_update": self._audio / 3600 / max(1, self._updates),
             "updates_per_second": self._timed_updates / elapsed,
             "data_wait_share": self._waiting / elapsed,
+            "compiles": float(compiled),
         }
         if self._peak and self._flops:
             figures["mfu"] = self._flops / elapsed / self._peak

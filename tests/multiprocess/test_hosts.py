@@ -1,0 +1,130 @@
+"""Hosts that do not come, differ, fail or die: the others say which, and end."""
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests import runs
+
+TIMEOUT = 8.0  # seconds
+PROGRAM = """
+import json, os, sys, time
+import numpy as np
+from xlsr_jax import runtime
+from xlsr_jax.training.hosts import Hosts
+
+address, count, process, timeout, join, facts = sys.argv[1:]
+hosts = Hosts(float(timeout))
+limits = {"host_timeout": float(timeout), "join_timeout": float(join)}
+runtime.start(address, int(count), int(process), **limits)
+try:
+    hosts.meet(json.loads(facts))
+except RuntimeError as error:
+    print("RuntimeError", error)
+    hosts.leave(str(error))
+    os._exit(1)
+print("met", flush=True)
+from jax.experimental import multihost_utils
+try:
+    while not os.path.exists(f"fail{process}"):
+        multihost_utils.process_allgather(np.ones(3))
+        time.sleep(0.2)
+    print("failed by itself")
+    hosts.leave("DemoError: as asked")
+except Exception as error:
+    hosts.stay()
+    print("nobody was named", error)
+os._exit(1)
+"""
+
+
+def start(
+    folder, count: int, present=None, facts=None, join: float = 100
+) -> list[subprocess.Popen]:
+    """Processes that meet and then add up until one of them ends."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        address = f"localhost:{probe.getsockname()[1]}"
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, address]
+            + [str(value) for value in (count, number, TIMEOUT, join)]
+            + [(facts or {}).get(number, "{}")],
+            env=runs.environment() | {"PYTHONPATH": str(runs.ROOT)},
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for number in (range(count) if present is None else present)
+    ]
+
+
+def wait_until_met(processes: list[subprocess.Popen]) -> None:
+    for process in processes:
+        for line in process.stdout:
+            if line == "met\n":
+                break
+
+
+def end(processes: list[subprocess.Popen], timeout: float) -> list[str]:
+    """What each says until it ends, which has to be with status 1."""
+    try:
+        said = [process.communicate(timeout=timeout)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [1] * len(processes), said
+    assert all("Traceback" not in text and "Fatal Python error" not in text for text in said), said
+    return said
+
+
+HOST = re.escape(socket.gethostname())
+
+
+@pytest.mark.parametrize("victim", [2, 0], ids=["another", "the coordinator"])
+def test_a_dead_host_is_named_within_the_timeout(tmp_path, victim):
+    processes = start(tmp_path, 3)
+    wait_until_met(processes)
+    dead = processes.pop(victim)
+    dead.kill()
+    since = time.monotonic()
+    said = end(processes, timeout=60)
+    assert time.monotonic() - since < 2 * TIMEOUT
+    line = rf"^lost host {HOST} \(process {victim} of 3\): .*; the same command goes on from"
+    for text in said:
+        assert re.search(line, text, re.MULTILINE), said
+        assert text.count("lost host") == 1, said
+
+
+def test_a_host_that_fails_says_why_to_all(tmp_path):
+    processes = start(tmp_path, 2)
+    wait_until_met(processes)
+    (tmp_path / "fail1").touch()
+    said = end(processes, timeout=60)
+    assert "(process 1 of 2) stopped: DemoError: as asked" in said[0]
+    assert "failed by itself" in said[1]
+
+
+def test_hosts_that_differ_are_named(tmp_path):
+    facts = {1: '{"config": {"seed": 2}}', 0: '{"config": {"seed": 1}}'}
+    said = end(start(tmp_path, 2, facts=facts), timeout=60)
+    line = rf"differ in config.seed: 1 on host {HOST} \(process 0 of 2\); 2 on host {HOST} \(pro"
+    assert any(re.search(line, text) for text in said), said
+
+
+def test_a_host_that_waits_in_vain_says_so(tmp_path):
+    said = end(start(tmp_path, 2, present=[1], join=3), timeout=100)
+    assert "process 1 of 2 waited in vain for the others: nobody answers at localhost" in said[0]
+
+
+def test_an_abort_of_one_process_alone_stays_one():
+    program = "import os; from xlsr_jax.training.hosts import Hosts; kept = Hosts(); os.abort()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, cwd=runs.ROOT)
+    assert done.returncode == -signal.SIGABRT
+    assert b"most recent call first" in done.stderr, "the trace that says where"
