@@ -51,6 +51,7 @@ def _compare(options: argparse.Namespace) -> None:
     runs = list(dict.fromkeys(options.run))
     if not runs:
         raise ConfigError("--run names no run; give the folder of one, or of several: DIR,DIR")
+    folder = command.output_folder(options.output, runs[0], "abx")
     named = zip(runs, _names(runs), strict=True)
     compared = [load(run, options.layer, name) for run, name in named]
     path = options.corpus or compared[0].corpus
@@ -80,7 +81,6 @@ def _compare(options: argparse.Namespace) -> None:
     table = _table(rows)
     page = ["# ABX", "", *(f"- {fact}" for fact in facts), "", *table, ""]
     page += [f"- {note}" for note in notes]
-    folder = Path(options.output or Path(runs[0]) / "abx")
     folder.mkdir(parents=True, exist_ok=True)
     for name, lines in (("abx.tsv", map("\t".join, rows)), ("abx.md", page)):
         write_atomically(folder / name, "".join(f"{line}\n" for line in lines).encode())

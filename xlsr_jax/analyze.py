@@ -12,10 +12,9 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from xlsr_jax import command
+from xlsr_jax import command, storage
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,6 +31,7 @@ def _analyze(options: argparse.Namespace) -> None:
     from xlsr_jax.data.index import load_index
     from xlsr_jax.data.pipeline import Reader
 
+    folder = command.output_folder(options.output, options.run, f"analysis/{options.split}")
     coders = [codes.load(options.run, options.step)]
     if options.against:
         coders.append(codes.load(options.against, options.against_step))
@@ -60,7 +60,6 @@ def _analyze(options: argparse.Namespace) -> None:
         "languages": ", ".join(frames.languages),
         "audio": f"{frames.seconds.sum():,.0f} s, {_asked(options.seconds)}",
     }
-    folder = Path(options.output or Path(options.run) / "analysis" / options.split)
     folder.mkdir(parents=True, exist_ok=True)
     for name in (*tables.FILES, *pictures.FILES):  # of an earlier analysis, which had more of them
         (folder / name).unlink(missing_ok=True)
@@ -94,7 +93,8 @@ def _check_same_frames(coders: Sequence[Any]) -> None:
 
 def _names(coders: Sequence[Any]) -> list[str]:
     """The runs' folders, with what tells them apart where they are called the same."""
-    folders = [coder.run.resolve() for coder in coders]
+    runs = [coder.run for coder in coders]
+    folders = [run if storage.is_remote(run) else run.resolve() for run in runs]
     names = [folder.name for folder in folders]
     if len(set(names)) == len(names):
         return names

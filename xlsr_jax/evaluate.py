@@ -40,25 +40,27 @@ def main(_: list[str]) -> int:
 
 
 def _evaluate() -> None:
-    from xlsr_jax import recognizer
+    from xlsr_jax import recognizer, storage
     from xlsr_jax.evaluation import report
     from xlsr_jax.evaluation.error_rate import Utterance
     from xlsr_jax.schema import ConfigError
 
+    below = f"evaluation/{_SPLIT.value}-{_DECODER.value}"
+    folder = command.output_folder(_OUTPUT.value, _RUN.value, below)
     model = recognizer.load(_RUN.value, _STEP.value)
     if model.config.objective.target == "frames":
         raise ConfigError(
             f"{model.run} classifies frames and writes no transcripts; its figure is the held-out "
             "error_rate of its log"
         )
-    decode, facts = _decoder(model)
+    search = folder if storage.is_remote(model.run) else model.run / "evaluation"
+    decode, facts = _decoder(model, search / "lm_search.jsonl")
     utterances = []
     unit = "character" if model.vocabulary.unit == "characters" else "phoneme"
     for identity, language, reference, log_probs in _outputs(model, _SPLIT.value):
         hypothesis = tuple(decode(log_probs))
         texts = (model.vocabulary.text(tokens) for tokens in (reference, hypothesis))
         utterances.append(Utterance(identity, language, tuple(reference), hypothesis, *texts))
-    folder = Path(_OUTPUT.value or model.run / "evaluation" / f"{_SPLIT.value}-{_DECODER.value}")
     title = f"{model.config.name}: {_SPLIT.value}"
     units = [unit, "word"] if unit == "character" else [unit]
     page = report.write_report(folder, utterances, title, facts, units)
@@ -66,8 +68,11 @@ def _evaluate() -> None:
     print(f"report: {page}", file=sys.stderr)
 
 
-def _decoder(model):
-    """The decoding function, log-probabilities to tokens, and what a reader has to know of it."""
+def _decoder(model, search: Path):
+    """The decoding function, log-probabilities to tokens, and what a reader has to know of it.
+
+    Trials of weights are written to ``search``.
+    """
     from xlsr_jax.evaluation import decode, lm_search
     from xlsr_jax.text.vocabulary import DELIMITER
 
@@ -95,8 +100,7 @@ def _decoder(model):
             (log_probs, vocabulary.text(tokens).split() if words else tokens)
             for _, _, tokens, log_probs in held_out
         ]
-        path = model.run / "evaluation" / "lm_search.jsonl"
-        beam, best = lm_search.search(beam, examples, path, _TUNE.value)
+        beam, best = lm_search.search(beam, examples, search, _TUNE.value)
         facts["weights chosen on"] = f"{model.config.data.eval_split}, trial {best.number}"
     facts |= {"language model": _LM.value or "none", "lexicon": _LEXICON.value or "none"}
     facts |= {"beam": beam.config.beam, "lm weight": f"{beam.config.lm_weight:.3g}"}

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from xlsr_jax import config as configuration
+from xlsr_jax import storage
 from xlsr_jax.config import Config
 from xlsr_jax.data import pipeline
-from xlsr_jax.data.records import write_atomically
 from xlsr_jax.inputs import open_inputs
 from xlsr_jax.models.wav2vec2 import ModelConfig
 from xlsr_jax.objectives.finetune import ObjectiveConfig as FinetuneConfig
@@ -70,7 +70,7 @@ def choose_rate(config: Config, workdir: Path) -> None:
     kept = min(figures, key=figures.get)
     if jax.process_index() == 0:
         document = {"kept": kept, "held out": figures}
-        write_atomically(workdir / CHOICE, json.dumps(document, indent=1).encode())
+        storage.write_atomically(workdir / CHOICE, json.dumps(document, indent=1).encode())
         print(f"{workdir}: kept {kept}; held out {figures}", file=sys.stderr)
 
 
@@ -86,9 +86,10 @@ def _train(config: Config, workdir: Path) -> None:
     if vocabulary is not None:
         about["vocabulary"] = vocabulary.to_dict()
 
-    begun = any(path.name.isdigit() for path in (workdir / FOLDER).glob("*"))
+    with storage.refusals("read", workdir):
+        begun = any(path.name.isdigit() for path in (workdir / FOLDER).glob("*"))
     start = read_start(config) if config.init_from and not begun else None
-    workdir.mkdir(parents=True, exist_ok=True)
+    storage.make_folder(workdir)
     checkpoints = Checkpoints(workdir, config.training.keep, phases[-1].objective.best_by)
     init_key, key, eval_key = jax.random.split(jax.random.key(config.seed), 3)
     init = phases[0].objective.init
@@ -112,9 +113,10 @@ def _train(config: Config, workdir: Path) -> None:
     changed = _remember_config(about["config"], workdir) if first_host else []
     if first_host and inputs.left_out:
         lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in inputs.left_out)
-        write_atomically(workdir / LEFT_OUT, lines.encode())
+        storage.write_atomically(workdir / LEFT_OUT, lines.encode())
         notes.append(f"{len(inputs.left_out)} utterances left out are listed in {LEFT_OUT}")
     logbook = Logbook(workdir, int(state.step), total, active=first_host)
+    checkpoints.before_save = logbook.copy  # lest a run that goes on lack lines of before
     logbook.say(
         f"{config.name}: {parameter_count(state.params) / 1e6:.1f} M parameters in {workdir}"
     )
@@ -143,7 +145,7 @@ def _train(config: Config, workdir: Path) -> None:
     finally:
         if first_host:
             try:
-                draw_curves(workdir, config.name)
+                draw_curves(logbook.folder, config.name)
             except Exception as error:  # a picture is never worth hiding why the run ended
                 logbook.say(f"no picture of the curves: {error}")
         logbook.close()
@@ -203,7 +205,7 @@ def read_start(config: Config) -> Start:
     Raises:
       CheckpointError: no such run, or another model or normalisation.
     """
-    loaded, about = load_parameters(Path(config.init_from))
+    loaded, about = load_parameters(config.init_from)
     saved = configuration.from_saved(about["config"])
     wanted = json.loads(json.dumps(configuration.to_dict(config)))
     ignored = CHANGEABLE | (config.model.PRETRAINING_ONLY if _finetunes(config) else set())
@@ -374,6 +376,8 @@ def _remember_config(config: dict[str, Any], workdir: Path) -> list[str]:
     """Writes ``config.json``; returns what differs from the one already there."""
     path = workdir / CONFIG
     document = json.loads(json.dumps(config))
-    changed = configuration.changes(json.loads(path.read_text()), document) if path.exists() else []
-    write_atomically(path, json.dumps(config, indent=1).encode())
+    with storage.refusals("read", path):
+        before = json.loads(path.read_text()) if path.exists() else document
+    changed = configuration.changes(before, document)
+    storage.write_atomically(path, json.dumps(config, indent=1).encode())
     return changed

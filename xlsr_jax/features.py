@@ -74,7 +74,7 @@ def load(run: str | Path, layer: int = -1, name: str = "") -> Features:
       CheckpointError: no such folder, or one without checkpoints.
       ConfigError: a network without that layer.
     """
-    saved, about = load_parameters(Path(run), best_by=BEST_BY)
+    saved, about = load_parameters(run, best_by=BEST_BY)
     config = configuration.resolve(configuration.from_saved(about["config"]))
     model = networks.for_inference(config.model)
     if model.layers and layer >= model.layers:  # log-mel frames have no layers to choose from

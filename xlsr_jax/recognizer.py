@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from xlsr_jax import config as configuration
+from xlsr_jax import storage
 from xlsr_jax.config import Config
 from xlsr_jax.evaluation import batches
 from xlsr_jax.models import networks
@@ -90,7 +91,7 @@ def load(run: str | Path, step: int | None = None) -> Recognizer:
     Raises:
       CheckpointError: no checkpoint, or not one of a fine-tuning run.
     """
-    run = Path(run)
+    run = storage.at(run)
     params, about = load_parameters(run, step, best_by=BEST_BY)
     if "vocabulary" not in about:
         raise CheckpointError(

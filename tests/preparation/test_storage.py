@@ -1,12 +1,10 @@
 """Corpora in an object store: the bytes of a local one, one writer at a time, nothing half there.
 
-The store is a stand-in below gcsfs' name that keeps each object as one file: it knows no folders,
-shows an object when its upload is closed, and is shared by the processes of a test.
+The store is the stand-in of ``tests/store.py``.
 """
 
 import dataclasses
 import functools
-import io
 import json
 import os
 import signal
@@ -15,72 +13,20 @@ import sys
 import threading
 import time
 import urllib.parse
-import uuid
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import pytest
 from test_prepare import Counting, contents, make, speak
 
+from tests.store import Store
 from xlsr_jax import prepare as entry
-from xlsr_jax.data import records, storage
+from xlsr_jax import storage
+from xlsr_jax.data import records
 from xlsr_jax.data.records import CorpusError, Manifest, Record
 from xlsr_jax.preparation import prepare, progress, workers
 
 ROOT = "gs://bucket/deep/corpus"
-
-
-class Upload(io.BytesIO):
-    """Bytes that become an object when closed."""
-
-    def __init__(self, file: Path):
-        super().__init__()
-        self.file = file
-
-    def close(self):
-        if not self.closed:
-            partial = self.file.with_name(f"{uuid.uuid4().hex}")
-            partial.write_bytes(self.getvalue())
-            os.replace(partial, self.file)
-        super().close()
-
-
-class Store(fsspec.AbstractFileSystem):
-    """Objects below the folder of the environment variable OBJECTS."""
-
-    protocol = ("gs", "gcs")
-
-    def _file(self, path: str) -> Path:
-        return Path(os.environ["OBJECTS"], urllib.parse.quote(self._strip_protocol(path), safe=""))
-
-    def _names(self) -> list[str]:
-        return [urllib.parse.unquote(name) for name in os.listdir(os.environ["OBJECTS"])]
-
-    def info(self, path, **_):
-        name = self._strip_protocol(path)
-        if self._file(path).exists():
-            return {"name": name, "type": "file", "size": self._file(path).stat().st_size}
-        if any(other.startswith(name + "/") for other in self._names()):
-            return {"name": name, "type": "directory", "size": 0}
-        raise FileNotFoundError(path)
-
-    def ls(self, path, detail=True, **_):
-        name = self._strip_protocol(path)
-        if self.info(path)["type"] == "file":
-            return [self.info(path)] if detail else [name]
-        below = (other[len(name) + 1 :] for other in self._names() if other.startswith(name + "/"))
-        found = sorted({f"{name}/{rest.split('/')[0]}" for rest in below})
-        return [self.info(other) for other in found] if detail else found
-
-    def _open(self, path, mode="rb", **_):
-        return open(self._file(path), "rb") if mode == "rb" else Upload(self._file(path))
-
-    def _rm(self, path):
-        self._file(path).unlink(missing_ok=True)
-
-
-fsspec.register_implementation("gcs", Store, clobber=True)
 
 
 def here(function, tasks, count):
@@ -187,7 +133,7 @@ def test_objects_of_others_are_left_alone(store):
 
 KILLED = """
 import sys
-sys.path.insert(0, {tests!r})
+sys.path[:0] = [{root!r}, {tests!r}]
 from test_storage import ROOT, Stored, make, storage
 if __name__ == "__main__":
     storage.SETTLED = 0.05
@@ -195,9 +141,11 @@ if __name__ == "__main__":
 """
 
 
-def test_killed_it_keeps_its_lease_for_a_while_and_then_another_goes_on(store, whole, tmp_path):
+def test_killed_it_keeps_its_lease_for_a_while_and_then_another_goes_on(
+    store, whole, tmp_path, root
+):
     script = tmp_path / "killed.py"
-    script.write_text(KILLED.format(tests=str(Path(__file__).parent)))
+    script.write_text(KILLED.format(root=str(root), tests=str(Path(__file__).parent)))
     process = subprocess.Popen([sys.executable, str(script)])
     deadline = time.monotonic() + 100
     while len([name for name in objects() if name.endswith(".array_record")]) < 2:
@@ -368,7 +316,7 @@ def test_a_store_without_its_package_says_what_to_install():
 
 def test_local_paths_load_nothing_of_a_store(tmp_path):
     check = (
-        "import sys; from xlsr_jax.data import storage, records\n"
+        "import sys; from xlsr_jax import storage; from xlsr_jax.data import records\n"
         "assert type(storage.at(sys.argv[1])).__module__ == 'pathlib'\n"
         "storage.write_atomically(storage.at(sys.argv[1]), b'x')\n"
         "print(sorted({'etils', 'fsspec', 'apache_beam'} & set(sys.modules)))"

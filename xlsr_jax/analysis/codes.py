@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from xlsr_jax import config as configuration
+from xlsr_jax import storage
 from xlsr_jax.config import Config
 from xlsr_jax.data import labels
 from xlsr_jax.data.index import Index
@@ -99,7 +100,7 @@ def load(run: str | Path, step: int | None = None) -> Coder:
       CheckpointError: no run, or no such checkpoint.
       ConfigError: its parameters hold no codebook.
     """
-    run = Path(run)
+    run = storage.at(run)
     params, about = load_parameters(run, step)
     if "codebook" not in params.get("quantizer", {}):
         begun = about["config"].get("init_from")

@@ -27,8 +27,8 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from xlsr_jax.data import storage
-from xlsr_jax.data.storage import KEPT, CorpusError, sha256, write_atomically
+from xlsr_jax import storage
+from xlsr_jax.storage import KEPT, CorpusError, sha256, write_atomically
 
 SAMPLE_RATE = 16_000  # Hz, of every record
 SCHEMA_VERSION = 1

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from xlsr_jax.data import records, storage
+from xlsr_jax import storage
+from xlsr_jax.data import records
 from xlsr_jax.data.index import Index
 from xlsr_jax.data.records import CorpusError, Record, Shard
 

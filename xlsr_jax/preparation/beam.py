@@ -30,11 +30,11 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from xlsr_jax.data import storage
-from xlsr_jax.data.storage import CorpusError
+from xlsr_jax import storage
 from xlsr_jax.preparation.progress import PROGRESS, WAITING, Commit
 from xlsr_jax.preparation.shards import Task, make_shard
 from xlsr_jax.preparation.tasks import Planned, read, tasks
+from xlsr_jax.storage import CorpusError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from xlsr_jax.data import mixture, records, storage
+from xlsr_jax import storage
+from xlsr_jax.data import mixture, records
 from xlsr_jax.data.index import DataConfig
 from xlsr_jax.data.records import SAMPLE_RATE, Manifest
 from xlsr_jax.preparation import card_pictures

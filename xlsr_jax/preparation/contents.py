@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from xlsr_jax.data import records, storage
+from xlsr_jax import storage
+from xlsr_jax.data import records
 from xlsr_jax.data.index import DataConfig
 from xlsr_jax.data.records import SAMPLE_RATE, Manifest, Shard
 from xlsr_jax.preparation.progress import Commit

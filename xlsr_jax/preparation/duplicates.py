@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from xlsr_jax.data import records, storage
+from xlsr_jax import storage
+from xlsr_jax.data import records
 from xlsr_jax.data.records import CorpusError, Record
 from xlsr_jax.preparation.progress import PROGRESS, Commit
 from xlsr_jax.preparation.workers import run

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xlsr_jax.data import storage
+from xlsr_jax import storage
 from xlsr_jax.data.records import CorpusError
 from xlsr_jax.preparation.corpora.base import Corpus
 from xlsr_jax.preparation.processing import AS_IS, Processing

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from xlsr_jax.data import records, storage
+from xlsr_jax import storage
+from xlsr_jax.data import records
 from xlsr_jax.data.records import SAMPLE_RATE, CorpusError, Manifest, Record, Shard
 
 WIDTH = 100  # characters of a text or of phonemes that are shown

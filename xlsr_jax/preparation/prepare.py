@@ -15,7 +15,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from xlsr_jax.data import records, storage
+from xlsr_jax import storage
+from xlsr_jax.data import records
 from xlsr_jax.data.records import CorpusError, Manifest
 from xlsr_jax.preparation import beam, card, duplicates
 from xlsr_jax.preparation.corpora.base import Corpus

@@ -19,7 +19,8 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
-from xlsr_jax.data import records, storage
+from xlsr_jax import storage
+from xlsr_jax.data import records
 from xlsr_jax.data.records import CorpusError, Shard
 
 PROGRESS = "progress"

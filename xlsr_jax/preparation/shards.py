@@ -7,7 +7,8 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 
-from xlsr_jax.data import audio, records, storage
+from xlsr_jax import storage
+from xlsr_jax.data import audio, records
 from xlsr_jax.data.records import Record
 from xlsr_jax.data.speech import Phone, Speech, UnreadableAudio
 from xlsr_jax.preparation import duplicates

@@ -8,7 +8,8 @@ that the data needs.
 import contextlib
 import json
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
+from xlsr_jax import storage
 from xlsr_jax.parallel.rules import path_string
 from xlsr_jax.training.state import TrainState
 
@@ -29,12 +31,27 @@ class CheckpointError(RuntimeError):
 
 
 class Checkpoints:
-    """The checkpoints of one run: the latest ones and the best one are kept."""
+    """The checkpoints of one run: the latest ones and the best one are kept.
+
+    Attributes:
+      before_save: called before each write; what it leaves is there when the checkpoint is.
+    """
 
     def __init__(
         self, workdir: Path, keep: int = 1, best_by: str = "", read_only: bool = False
     ) -> None:
-        """``best_by`` names the held-out figure that is lowest at the best checkpoint."""
+        """Opens the checkpoints of a run in a local folder or an object store.
+
+        Args:
+          workdir: of the run, of ``storage.at``.
+          keep: the latest ones kept.
+          best_by: the held-out figure that is lowest at the best checkpoint.
+          read_only: changes nothing.
+
+        Raises:
+          CheckpointError: where the store refuses.
+        """
+        self.before_save: Callable[[], None] = lambda: None
 
         def figure(metrics: Mapping[str, float]) -> float:
             return metrics.get(best_by, math.inf)
@@ -57,14 +74,20 @@ class Checkpoints:
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
         )
-        self._manager = ocp.CheckpointManager(
-            (Path(workdir) / FOLDER).absolute(),
-            options=options,
-            item_handlers={
-                "state": ocp.StandardCheckpointHandler(),
-                "about": ocp.JsonCheckpointHandler(),
-            },
-        )
+        folder = workdir / FOLDER
+        with _reading(folder):
+            self._manager = ocp.CheckpointManager(
+                storage.absolute(folder),
+                options=options,
+                item_handlers={
+                    "state": ocp.StandardCheckpointHandler(),
+                    "about": ocp.JsonCheckpointHandler(),
+                },
+            )
+
+    def steps(self) -> list[int]:
+        """The complete steps, ascending."""
+        return sorted(self._manager.all_steps())
 
     def latest(self) -> int | None:
         """The newest complete step."""
@@ -87,8 +110,9 @@ class Checkpoints:
           CheckpointError: where this or the previous write failed (a full disk, say). What was
             complete before stays.
         """
-        if step in self._manager.all_steps():
+        if step in self.steps():
             return
+        self.before_save()
         try:
             self._manager.check_for_errors()
             self._manager.save(
@@ -99,7 +123,7 @@ class Checkpoints:
                 metrics={name: value for name, value in metrics.items() if value == value},
                 force=True,
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # each store has its own kinds
             raise self._failed(error) from error
 
     def wait(self) -> None:
@@ -107,7 +131,7 @@ class Checkpoints:
         try:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:
             raise self._failed(error) from error
 
     def restore(self, step: int, abstract: TrainState) -> TrainState:
@@ -129,18 +153,18 @@ class Checkpoints:
     def about(self, step: int) -> dict[str, Any]:
         """What was saved beside the state."""
         try:
-            return json.loads(next((self.path(step) / "about").glob("*")).read_text())
-        except (OSError, ValueError, StopIteration) as error:
+            return json.loads((self.path(step) / "about" / "metadata").read_text())
+        except Exception as error:
             raise self._unreadable(step, error) from error
 
     def close(self) -> None:
         """Ends the background threads; an error of the last write has been raised by ``wait``."""
-        with contextlib.suppress(OSError, ValueError, RuntimeError):
+        with contextlib.suppress(Exception):
             self._manager.close()
 
     def path(self, step: int) -> Path:
         """Folder of one checkpoint."""
-        return Path(self._manager.directory) / str(step)
+        return storage.at(self._manager.directory) / str(step)
 
     def _check_same_shapes(self, step: int, abstract: TrainState) -> None:
         metadata = self._manager.item_metadata(step)["state"]
@@ -167,43 +191,46 @@ class Checkpoints:
         )
 
     def _failed(self, error: Exception) -> CheckpointError:
-        have = self._manager.all_steps()
+        folder = self._manager.directory
+        mend = "Mend that" if storage.is_remote(folder) else "Free space"
         return CheckpointError(
-            f"cannot write a checkpoint to {self._manager.directory} ({_line(error)}); "
-            f"complete ones: {sorted(have) or 'none'}. Free space and run the same command again"
+            f"cannot write a checkpoint to {folder} ({_line(error)}); complete ones: "
+            f"{self.steps() or 'none'}. {mend} and run the same command again"
         )
 
 
 def load_parameters(
-    workdir: Path, step: int | None = None, best_by: str = ""
+    workdir: str | os.PathLike[str], step: int | None = None, best_by: str = ""
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Parameters of a run as NumPy arrays, and what was saved about it; moments are not read.
 
     Args:
-      workdir: of the run.
+      workdir: of the run, a local folder or one of an object store.
       step: the newest if None, or the best by the held-out figure ``best_by`` if that is given.
 
     Raises:
-      CheckpointError: where the run has no complete checkpoint, or not that one.
+      CheckpointError: where the run has no complete checkpoint, or not that one, or cannot be read.
+      StorageError: an object store that cannot be reached.
     """
-    workdir = chosen_run(Path(workdir))
-    if not (workdir / FOLDER).is_dir():
-        raise CheckpointError(
-            f"{workdir} is no run: it has no {FOLDER}; give the --workdir that one was trained in"
-        )
+    workdir = storage.reach(workdir)
+    with _reading(workdir):
+        workdir = chosen_run(workdir)
+        if not (workdir / FOLDER).is_dir():
+            raise CheckpointError(
+                f"{workdir} is no run: it has no {FOLDER}; give the --workdir that one was "
+                "trained in"
+            )
     checkpoints = Checkpoints(workdir, best_by=best_by, read_only=True)
-    if step is not None and not checkpoints.path(step).exists():
+    if step is not None and step not in checkpoints.steps():
         raise CheckpointError(f"{workdir} has no checkpoint of update {step}")
     if step is None:
         step = checkpoints.best() if best_by else checkpoints.latest()
     if step is None:
-        raise CheckpointError(
-            f"no checkpoint in {Path(workdir) / FOLDER}; is it a run's --workdir?"
-        )
+        raise CheckpointError(f"no checkpoint in {workdir / FOLDER}; is it a run's --workdir?")
     about = checkpoints.about(step)
     path = checkpoints.path(step) / "state"
     checkpoints.close()
-    with ocp.PyTreeCheckpointer() as reader:
+    with _reading(path), ocp.PyTreeCheckpointer() as reader:
         metadata = reader.metadata(path).item_metadata.tree["params"]
         item = {"params": jax.tree.map(lambda leaf: np.zeros(0, leaf.dtype), metadata)}
         places = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
@@ -217,6 +244,21 @@ def chosen_run(workdir: Path) -> Path:
     """The run itself, or of one that tried several learning rates the run that was kept."""
     path = workdir / CHOICE
     return workdir / json.loads(path.read_text())["kept"] if path.exists() else workdir
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Makes one ``CheckpointError`` of what an object store or its clients refuse."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:  # each store has its own kinds
+        if not storage.is_remote(path):
+            raise
+        raise CheckpointError(
+            f"cannot read {path} ({_line(error)}); mend that and run the same command again"
+        ) from error
 
 
 def _line(error: Exception) -> str:

@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from xlsr_jax import storage
+from xlsr_jax.training.mirror import Mirror
+
 LOG = "log.jsonl"
 CURVES = "curves.png"
 
@@ -19,6 +22,12 @@ class Logbook:
     Lines of ``log.jsonl`` are {"step", "kind", ...figures}, kind being "train", "eval", "event" or
     "alarm". Restarting at a step drops the lines after it, so that a resumed run's log reads like
     an uninterrupted one's.
+
+    In an object store nothing can be appended to: there the log is a local folder, copied to the
+    store by a ``Mirror``, and by ``copy``.
+
+    Attributes:
+      folder: the local folder that the log is written in; of the first host alone.
     """
 
     def __init__(self, workdir: Path, start: int, total: int, active: bool = True) -> None:
@@ -27,10 +36,14 @@ class Logbook:
             return
         from tqdm import tqdm
 
-        self._path = workdir / LOG
+        self._mirror = Mirror(workdir, self.say) if storage.is_remote(workdir) else None
+        if self._mirror:
+            self._mirror.fetch(LOG)
+        self.folder = self._mirror.folder if self._mirror else workdir
+        self._path = self.folder / LOG
         self._drop_after(start)
         self._file = open(self._path, "a", buffering=1)  # noqa: SIM115, open for the whole run
-        self._events = _Events(workdir / "tensorboard")
+        self._events = _Events(self.folder / "tensorboard")
         self._alarmed: set[str] = set()
         self._total = total
         self._terminal = sys.stderr.isatty()  # a file gets a plain line for each log line instead
@@ -44,6 +57,8 @@ class Logbook:
             smoothing=0.05,
             disable=not self._terminal,
         )
+        if self._mirror:
+            self._mirror.start()
 
     def metrics(self, step: int, kind: str, figures: Mapping[str, float]) -> None:
         """One line of figures; values that are not finite are left out."""
@@ -89,12 +104,19 @@ class Logbook:
                 self.say(f"update {step} of {self._total}: {figures}")
         self._bar.update(step - self._bar.n)
 
+    def copy(self) -> None:
+        """Copies the log to the object store of the run, if it has one; never fails."""
+        if self._active and self._mirror:
+            self._mirror.copy()
+
     def close(self) -> None:
         if self._active:
             self._bar.close()
             with contextlib.suppress(OSError):  # what could not be written has been raised before
                 self._events.close()
                 self._file.close()
+            if self._mirror:
+                self._mirror.close()
 
     def _line(self, entry: Mapping[str, Any]) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Where a corpus lies: in a local folder, or in an object store, ``gs://bucket/folder``.
+"""Where a corpus or a run lies: in a local folder, or an object store, ``gs://bucket/folder``.
 
 Local paths are ``pathlib`` and nothing else. The others are paths of ``etils.epath``, which asks
 gcsfs (or TensorFlow, where that is installed). An object store shows a file when it is whole, knows
@@ -38,6 +38,10 @@ class CorpusError(ValueError):
     """A prepared corpus that is missing, truncated, or does not hold what was asked of it."""
 
 
+class StorageError(CorpusError, OSError):
+    """A disk or object store that cannot be reached, is full, or refuses."""
+
+
 def is_remote(path: str | os.PathLike[str]) -> bool:
     """Whether a path is one of an object store."""
     return "://" in os.fspath(path)
@@ -47,7 +51,7 @@ def at(path: str | os.PathLike[str]) -> Path:
     """A path to read and write with: ``pathlib``'s own, or ``epath``'s for an object store.
 
     Raises:
-      CorpusError: where the package for such a store is not installed.
+      StorageError: where the package for such a store is not installed.
     """
     if not is_remote(path):
         return Path(path)
@@ -67,7 +71,7 @@ def _check_backend(protocol: str) -> None:
     try:
         fsspec.get_filesystem_class(protocol)
     except (ImportError, ValueError) as error:
-        raise CorpusError(
+        raise StorageError(
             f"no way to reach {protocol}: {reason(error)}; for gs:// run pip install gcsfs"
         ) from error
     # Others write there too: a listing that is remembered hides what they wrote.
@@ -78,6 +82,28 @@ def reason(error: BaseException) -> str:
     """What an error says, in one line."""
     said = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(said.split())
+
+
+def absolute(path: Path) -> Path:
+    """A local path from the root; one of an object store is whole as it is."""
+    return path if is_remote(path) else path.absolute()
+
+
+def reach(path: str | os.PathLike[str]) -> Path:
+    """``at(path)``, once its bucket has answered; a folder of a disk need not be there.
+
+    Raises:
+      StorageError: no such bucket, or one that may not be listed.
+    """
+    if is_remote(path):
+        bucket = at("/".join(os.fspath(path).split("/")[:3]))
+        with refusals("reach", bucket, "mend that and run the same command again"):
+            if not bucket.exists():
+                raise StorageError(
+                    f"there is no {bucket}, or you may not see it; create it, mend its name, or "
+                    "log in (gcloud auth application-default login)"
+                )
+    return at(path)
 
 
 def make_folder(path: Path) -> None:
@@ -115,9 +141,9 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Writes a file that appears whole or not at all, also through a kill or a full disk.
 
     Raises:
-      CorpusError: where the disk or store is full or refuses.
+      StorageError: where the disk or store is full or refuses.
     """
-    with _refusals(path):
+    with refusals("write", path):
         if is_remote(path):
             path.write_bytes(data)
             return
@@ -136,7 +162,7 @@ def placed(path: Path) -> Iterator[Path]:
 
         with tempfile.TemporaryDirectory(prefix="xlsr_jax-") as folder:
             yield Path(folder) / name
-            with _refusals(path):
+            with refusals("write", path):
                 epath.Path(folder, name).copy(path, overwrite=True)
         return
     partial = path.with_name(name)
@@ -149,13 +175,21 @@ def placed(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _refusals(path: Path) -> Iterator[None]:
+def refusals(what: str, path: Path, mend: str = KEPT) -> Iterator[None]:
+    """Makes one ``StorageError`` of whatever a disk or store raises while ``path`` is used.
+
+    Args:
+      what: "read", "write": what cannot be done.
+      mend: what to do about it.
+    """
     try:
         yield
+    except StorageError:
+        raise
     except Exception as error:  # each store has its own kinds
         if not (isinstance(error, OSError) or is_remote(path)):
             raise
-        raise CorpusError(f"cannot write {path}: {reason(error)}; {KEPT}") from error
+        raise StorageError(f"cannot {what} {path}: {reason(error)}; {mend}") from error
 
 
 def each(
