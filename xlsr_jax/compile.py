@@ -5,13 +5,17 @@
 
 The very update that training runs is compiled by the TPU's own compiler, on a machine without any
 TPU (``pip install 'xlsr_jax[aot]'``, JAX_PLATFORMS=cpu), for every shape of batch where the corpus
-of the config is here, for the longest crop elsewhere. Settings are given as to ``xlsr_jax.train``.
-Exit status 1 where it does not fit.
+of the config is here, for the longest crop elsewhere. ``--search`` compiles several meshes,
+policies of remat and numbers of microbatches, and takes the best. Settings are given as to
+``xlsr_jax.train``. Exit status 1 where it does not fit.
 """
 
+import dataclasses
 import json
 import sys
 import time
+from collections.abc import Sequence
+from typing import Any
 
 from absl import app, flags
 
@@ -20,6 +24,7 @@ from xlsr_jax.config_flag import CONFIG, parse_flags
 _TOPOLOGY = flags.DEFINE_string("topology", "", "Slice, such as v4:4x4x8 or v4-256.")
 _SLICES = flags.DEFINE_integer("slices", 1, "Slices, joined by the data centre's network.")
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON document.")
+_SEARCH = flags.DEFINE_bool("search", False, "Try meshes, remat and microbatches; take the best.")
 _CLASSES = flags.DEFINE_integer("classes", 100, "Size of the vocabulary where no corpus is here.")
 
 
@@ -39,11 +44,9 @@ def main(_: list[str]) -> None:
 
 def _compile() -> bool:
     """Prints the forecast; whether every shape fits."""
-    import jax
-
     from xlsr_jax import config as configuration
-    from xlsr_jax import experiment, inputs, runtime
-    from xlsr_jax.compilation import forecast, update
+    from xlsr_jax import runtime
+    from xlsr_jax.compilation import forecast
     from xlsr_jax.parallel import mesh as meshes
     from xlsr_jax.parallel import topology as topologies
     from xlsr_jax.schema import ConfigError
@@ -53,51 +56,132 @@ def _compile() -> bool:
     config = configuration.resolve(CONFIG.value)
     topology = topologies.parse(_TOPOLOGY.value, _SLICES.value)
     runtime.start()
+    if _SEARCH.value:
+        config = _search(config, topology)
+    plan = _plan(config, topology)
+    _say(plan.describe())
+    found = _measure(plan)
+    if _JSON.value:
+        told = forecast.to_dict(found, config.training.updates)
+        about = {"config": config.name, "mesh": dict(plan.mesh.shape), "parameters": plan.count}
+        print(json.dumps(about | told, indent=1))
+    for each in found:
+        _say("\n".join(forecast.lines(each)))
+    _say("\n".join(forecast.run_lines(found, config.training.updates)))
+    for each in found:
+        if not each.fits:
+            rows = each.shape.rows // meshes.data_parallel(plan.mesh)
+            remat = getattr(config.model, "remat", "layer")
+            mend = forecast.smaller(each, config.training.accumulation, rows, remat)
+            print(f"{each.shape} does not fit: {mend}", file=sys.stderr)
+    return all(each.fits for each in found)
+
+
+def _say(text: str) -> None:
+    if not _JSON.value:
+        print(text, flush=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What is to be compiled."""
+
+    config: Any
+    topology: Any
+    mesh: Any
+    phase: Any
+    shapes: Sequence[Any]
+    note: str
+    count: int
+
+    def describe(self) -> str:
+        config, topology = self.config, self.topology
+        slices = f"{topology.slices} x " if topology.slices > 1 else ""
+        return (
+            f"{config.name}: {self.count / 1e6:.1f} M parameters on {slices}{topology.name} "
+            f"({slices}{topology.sold_as}), {topology.devices} chips\n"
+            f"mesh {dict(self.mesh.shape)}, remat {getattr(config.model, 'remat', 'none')}, "
+            f"microbatches {config.training.accumulation}; {self.note}"
+        )
+
+
+def _plan(config: Any, topology: Any) -> _Plan:
+    import jax
+
+    from xlsr_jax import experiment, inputs
+    from xlsr_jax.parallel import mesh as meshes
+    from xlsr_jax.parallel import topology as topologies
+
     mesh = meshes.make_mesh(config.mesh, topologies.describe(topology))
     shapes, languages, vocabulary, note = inputs.batch_shapes(
         config, experiment.row_multiple(config, mesh), meshes.data_parallel(mesh), _CLASSES.value
     )
     phase = experiment.make_phases(config, languages, vocabulary)[-1]
-    count = sum(leaf.size for leaf in jax.tree.leaves(
-        jax.eval_shape(phase.objective.init, jax.random.key(0))))  # fmt: skip
-    say = (lambda *_: None) if _JSON.value else print
-    say(f"{config.name}: {count / 1e6:.1f} M parameters on {topology.slices} x {topology.name} "
-        f"({topology.sold_as}), {topology.devices} chips, mesh {dict(mesh.shape)}, "
-        f"remat {getattr(config.model, 'remat', 'none')}, "
-        f"{config.training.accumulation} microbatch(es)")  # fmt: skip
-    say(note)
+    params = jax.eval_shape(phase.objective.init, jax.random.key(0))
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return _Plan(config, topology, mesh, phase, shapes, note, count)
+
+
+def _measure(plan: _Plan) -> list[Any]:
+    """A forecast of each shape; compiling takes minutes, and says so."""
+    from xlsr_jax.compilation import forecast, update
+
     found = []
-    for shape in shapes:
+    for number, shape in enumerate(plan.shapes, 1):
+        print(f"compiling {shape} ({number} of {len(plan.shapes)})", file=sys.stderr, flush=True)
         began = time.monotonic()
-        compiled, state = update.compile_update(phase, config.training.accumulation, mesh, shape)
-        flops = phase.objective.flops(shape.rows, shape.samples)
-        found.append(forecast.forecast(compiled, state, shape, topology, mesh, flops))
-        say("\n".join(forecast.lines(found[-1])))
-        say(f"  compiled in {time.monotonic() - began:.0f} s")
-    fits = all(each.fits for each in found)
-    if _JSON.value:
-        document = {
-            "config": config.name,
-            "topology": topology.name,
-            "sold_as": topology.sold_as,
-            "slices": topology.slices,
-            "chips": topology.devices,
-            "mesh": dict(mesh.shape),
-            "parameters": count,
-            "fits": fits,
-            "shapes": [forecast.to_dict(each) for each in found],
-            "run": forecast.run_dict(found, config.training.updates),
-        }
-        print(json.dumps(document, indent=1))
-    else:
-        print("\n".join(forecast.run_lines(found, config.training.updates)))
-    for each in found:
-        if not each.fits:
-            rows = each.shape.rows // meshes.data_parallel(mesh)
-            remat = getattr(config.model, "remat", "layer")
-            mend = forecast.smaller(each, config.training.accumulation, rows, remat)
-            print(f"{each.shape} does not fit: {mend}", file=sys.stderr)
-    return fits
+        accumulation = plan.config.training.accumulation
+        compiled, state = update.compile_update(plan.phase, accumulation, plan.mesh, shape)
+        flops = plan.phase.objective.flops(shape.rows, shape.samples)
+        found.append(forecast.forecast(compiled, state, shape, plan.topology, plan.mesh, flops))
+        print(f"compiled in {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    return found
+
+
+def _search(config: Any, topology: Any) -> Any:
+    """The config with the settings that fit and take the least time; a line for each tried."""
+    from xlsr_jax.compilation import forecast, search
+    from xlsr_jax.models.context_network import REMAT
+    from xlsr_jax.parallel import mesh as meshes
+    from xlsr_jax.schema import ConfigError
+
+    def changed(candidate: search.Candidate) -> Any:
+        replace = dataclasses.replace
+        return replace(
+            config,
+            mesh=replace(config.mesh, replica=candidate.replica),
+            model=replace(config.model, remat=candidate.remat),
+            training=replace(config.training, accumulation=candidate.accumulation),
+        )
+
+    def measure(candidate: search.Candidate) -> Sequence[Any] | None:
+        try:
+            return _measure(_plan(changed(candidate), topology))
+        except ConfigError as error:
+            print(f"{candidate}: {error}", file=sys.stderr)
+            return None
+
+    if not hasattr(config.model, "remat"):
+        raise ConfigError(f"--search: method {config.method} has nothing to choose from")
+    mesh = meshes.mesh_shape(config.mesh, topology.devices)
+    shards = topology.devices // mesh[2]
+    replicas = sorted({topology.slices, mesh[0], shards})
+    replicas = [n for n in replicas if n % topology.slices == 0 and shards % n == 0]
+    fitting = []
+    for candidate, found in search.candidates(measure, replicas, REMAT, (1, 2, 4, 8)):
+        hidden, waiting = forecast.mean_seconds(found)
+        fits = all(each.fits for each in found)
+        _say(
+            f"{candidate}: {'' if fits else 'does not fit, '}{1e3 * hidden:.0f} to "
+            f"{1e3 * waiting:.0f} ms an update"
+        )
+        if fits:
+            fitting.append((waiting, str(candidate), candidate))
+    if not fitting:
+        raise ConfigError(f"nothing fits {topology.name}: take a larger slice or shorter crops")
+    best = min(fitting)[-1]
+    _say(f"best: {best}")
+    return changed(best)
 
 
 if __name__ == "__main__":

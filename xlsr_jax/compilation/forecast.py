@@ -175,8 +175,7 @@ def smaller(found: Forecast, accumulation: int, rows_per_device: int, remat: str
     )
 
 
-def to_dict(found: Forecast) -> dict[str, Any]:
-    """Plain values, SI units, for --json."""
+def _shape_dict(found: Forecast) -> dict[str, Any]:
     return {
         "rows": found.shape.rows,
         "samples": found.shape.samples,
@@ -253,13 +252,23 @@ def run_lines(forecasts: Sequence[Forecast], updates: int) -> list[str]:
     ]
 
 
-def run_dict(forecasts: Sequence[Forecast], updates: int) -> dict[str, Any]:
-    """The same as plain values."""
+def to_dict(forecasts: Sequence[Forecast], updates: int) -> dict[str, Any]:
+    """All of it as plain values, in SI units."""
     hidden, waiting = mean_seconds(forecasts)
-    devices = forecasts[0].topology.devices
+    topology = forecasts[0].topology
     return {
-        "updates": updates,
-        "seconds_per_update": [hidden, waiting],
-        "hours": [seconds * updates / 3600 for seconds in (hidden, waiting)],
-        "chip_hours": [seconds * updates * devices / 3600 for seconds in (hidden, waiting)],
+        "topology": topology.name,
+        "sold_as": topology.sold_as,
+        "slices": topology.slices,
+        "chips": topology.devices,
+        "fits": all(each.fits for each in forecasts),
+        "shapes": [_shape_dict(each) for each in forecasts],
+        "run": {
+            "updates": updates,
+            "seconds_per_update": [hidden, waiting],
+            "hours": [seconds * updates / 3600 for seconds in (hidden, waiting)],
+            "chip_hours": [
+                seconds * updates * topology.devices / 3600 for seconds in (hidden, waiting)
+            ],
+        },
     }
