@@ -78,6 +78,8 @@ class World:
                 stdout=transcript,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                # A job in the background begins with Ctrl-C ignored, which bash cannot undo.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
                 timeout=60,
             ).returncode
             transcript.seek(0, os.SEEK_END)
