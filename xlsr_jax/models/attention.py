@@ -40,15 +40,16 @@ def _forward(rate, query, key, value, valid_BT, seeds, site):
     floor = jnp.finfo(jnp.float32).min
     scores = jnp.where(valid_BT[:, None, None, :], scores * query.shape[-1] ** -0.5, floor)
     weights = jax.nn.softmax(scores).astype(value.dtype)
-    mixed = jnp.matmul(dropout(weights, rate, seeds, site), value)
+    mixed = jnp.matmul(dropout(weights, rate, seeds, site, apart=True), value)
     return mixed, (query, key, value, weights, seeds, site)
 
 
 def _backward(rate, residual, g):
     query, key, value, weights, seeds, site = residual
-    dropped = dropout(weights, rate, seeds, site)
+    dropped = dropout(weights, rate, seeds, site, apart=True)
     dvalue = jnp.einsum("bhts,bhtd->bhsd", dropped, g)
-    dweights = dropout(jnp.einsum("bhtd,bhsd->bhts", g, value), rate, seeds, site)
+    dweights = jnp.einsum("bhtd,bhsd->bhts", g, value)
+    dweights = dropout(dweights, rate, seeds, site, apart=True)
     weights32, dweights32 = weights.astype(jnp.float32), dweights.astype(jnp.float32)
     along = jnp.sum(weights32 * dweights32, axis=-1, keepdims=True)
     # Where a key is padding its weight is 0, and so is this.

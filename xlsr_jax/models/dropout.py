@@ -19,7 +19,13 @@ def row_seeds(keys: jax.Array) -> jax.Array:
     return jax.vmap(lambda key: jax.random.bits(key, (2,), jnp.uint32))(keys)
 
 
-def dropout(x: jax.Array, rate: float, seeds_B2: jax.Array | None, site: int | jax.Array):
+def dropout(
+    x: jax.Array,
+    rate: float,
+    seeds_B2: jax.Array | None,
+    site: int | jax.Array,
+    apart: bool = False,
+) -> jax.Array:
     """Zeroes each element with probability ``rate`` and scales the others by 1 / (1 - rate).
 
     Args:
@@ -27,22 +33,32 @@ def dropout(x: jax.Array, rate: float, seeds_B2: jax.Array | None, site: int | j
       rate: probability in [0, 1).
       seeds_B2: from ``row_seeds``, or None to leave ``x`` as it is (evaluation).
       site: number of this place in the network; may be traced, as a layer index is under scan.
+      apart: on accelerators the mask is written before it is used. Where ``x`` goes straight into
+        a product of large matrices: fused into that, the TPU compiler hashes anew for every tile,
+        takes minutes, and ends with a segmentation fault at [2, 16, 999, 999] (libtpu 0.0.42).
     """
     if seeds_B2 is None or rate == 0.0:
         return x
-    return _dropout(rate, x, seeds_B2, jnp.asarray(site, jnp.uint32))
+    return _dropout(rate, apart, x, seeds_B2, jnp.asarray(site, jnp.uint32))
 
 
-def _apply(rate, x, seeds_B2, site):
+def _apply(rate, apart, x, seeds_B2, site):
     dropped = uniform_bits(x.shape, seeds_B2, site) < jnp.uint32(round(rate * 2**32))
+    if apart:
+        dropped = jax.lax.platform_dependent(
+            dropped, cpu=lambda mask: mask, default=jax.lax.optimization_barrier
+        )
     return jnp.where(dropped, jnp.zeros((), x.dtype), x * jnp.asarray(1 / (1 - rate), x.dtype))
 
 
 # The mask is hashed again on the way back: cheaper than keeping it for every layer.
-_dropout = jax.custom_vjp(_apply, nondiff_argnums=(0,))
+_dropout = jax.custom_vjp(_apply, nondiff_argnums=(0, 1))
 _dropout.defvjp(
-    lambda rate, x, seeds_B2, site: (_apply(rate, x, seeds_B2, site), (seeds_B2, site)),
-    lambda rate, residual, g: (_apply(rate, g, *residual), None, None),
+    lambda rate, apart, x, seeds_B2, site: (
+        _apply(rate, apart, x, seeds_B2, site),
+        (seeds_B2, site),
+    ),
+    lambda rate, apart, residual, g: (_apply(rate, apart, g, *residual), None, None),
 )
 
 
