@@ -48,12 +48,7 @@ start() {
 
 status() {
     local code
-    if [[ -e $base/code/gs: ]]; then
-        # A trainer that takes gs:// for a local folder keeps its checkpoints where they are lost.
-        echo "worker.sh: the trainer writes gs:// to this worker's own disk; mount the bucket on" \
-            "all workers and give that path as XLSR_WORKDIR" >> "$base/train.log"
-        echo "xlsr_run failed"
-    elif running; then
+    if running; then
         echo "xlsr_run running"
     elif [[ ! -f $base/exit_status ]]; then
         echo "xlsr_run absent"

@@ -24,6 +24,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import fsspec
+import pytest
 
 
 class Upload(io.BytesIO):
@@ -133,8 +134,7 @@ class _Server(http.server.BaseHTTPRequestHandler):
         return name, dict(urllib.parse.parse_qsl(url.query))
 
     def _file(self, name: str) -> Path:
-        whole = urllib.parse.quote(f"{self.bucket}/{name}", safe="")
-        return Path(os.environ["OBJECTS"], whole)
+        return self.server.objects / urllib.parse.quote(f"{self.bucket}/{name}", safe="")
 
     def _generation(self, name: str) -> str:
         file = self._file(name)
@@ -147,7 +147,7 @@ class _Server(http.server.BaseHTTPRequestHandler):
         ).encode()
 
     def _list(self, asked: dict[str, str]) -> None:
-        names = map(urllib.parse.unquote, os.listdir(os.environ["OBJECTS"]))
+        names = map(urllib.parse.unquote, os.listdir(self.server.objects))
         prefix = f"{self.bucket}/{asked.get('prefix', '')}"
         found = [n.removeprefix(f"{self.bucket}/") for n in sorted(names) if n.startswith(prefix)]
         items = [json.loads(self._described(name)) for name in found]
@@ -166,32 +166,34 @@ _WRITING = threading.Lock()
 
 
 @contextlib.contextmanager
-def serving(objects: Path) -> Iterator[dict[str, str]]:
-    """Environment of processes that shall find the store in the folder ``objects``."""
-    os.environ["OBJECTS"] = str(objects)
+def serving(objects: Path) -> Iterator[None]:
+    """The store in the folder ``objects``, for this process and those that it starts.
+
+    One for each process of tests: TensorStore looks for its server once.
+    """
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Server)
+    server.objects = objects
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield {
-            "OBJECTS": str(objects),
-            "TENSORSTORE_GCS_HTTP_URL": f"http://127.0.0.1:{server.server_port}",
-            "GOOGLE_AUTH_TOKEN_FOR_TESTING": "token",
-        }
-    finally:
-        server.shutdown()
-        server.server_close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OBJECTS", str(objects))
+        patch.setenv("TENSORSTORE_GCS_HTTP_URL", f"http://127.0.0.1:{server.server_port}")
+        patch.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "token")
+        for name, module in _clients().items():
+            patch.setitem(sys.modules, name, module)
+        yield
+    server.shutdown()
+    server.server_close()
 
 
-def client() -> types.ModuleType:
+def _clients() -> dict[str, types.ModuleType]:
     """``google.cloud.storage``, which Orbax asks whether a bucket has folders; this has none."""
-    module = types.ModuleType("google.cloud.storage")
-    module.Client = lambda: types.SimpleNamespace(get_bucket=lambda name: name)
-    return module
+    cloud, storage = types.ModuleType("google.cloud"), types.ModuleType("google.cloud.storage")
+    cloud.storage = storage
+    storage.Client = lambda: types.SimpleNamespace(get_bucket=lambda name: name)
+    return {"google.cloud": cloud, "google.cloud.storage": storage}
 
 
 if __name__ == "__main__":
-    cloud = types.ModuleType("google.cloud")
-    cloud.storage = client()
-    sys.modules |= {"google.cloud": cloud, "google.cloud.storage": cloud.storage}
+    sys.modules |= _clients()
     del sys.argv[0]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from xlsr_jax.training.hosts import Hosts
 
 _WORKDIR = flags.DEFINE_string(
-    "workdir", "", "Where the run lives; runs/<config name> if not given."
+    "workdir", "", "Where the run lives, also gs://bucket/folder; default runs/<config name>."
 )
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Several hosts that JAX can find (TPU slice)."
