@@ -47,7 +47,7 @@ def together(tmp_path_factory, tiny_corpus):
     stops = []
     for count in (4, 2):
         processes = start(workdir, tiny_corpus, count)
-        terminate(processes[-1], workdir, at_step=max([0, *stops]) + 3)
+        terminate(processes[-1], workdir, at_step=max([10, *stops]) + 3)
         end(processes)
         stops.append(max(step for step, text in events(workdir).items() if "stopping: S" in text))
         assert stops[-1] < UPDATES, "stopped before the end"
