@@ -44,6 +44,8 @@ def main(_: list[str]) -> None:
 
 def _compile() -> bool:
     """Prints the forecast; whether every shape fits."""
+    import jax
+
     from xlsr_jax import config as configuration
     from xlsr_jax import runtime
     from xlsr_jax.compilation import forecast
@@ -56,11 +58,15 @@ def _compile() -> bool:
     config = configuration.resolve(CONFIG.value)
     topology = topologies.parse(_TOPOLOGY.value, _SLICES.value)
     runtime.start()
+    # The cache would keep programs that nothing here can load again.
+    jax.config.update("jax_enable_compilation_cache", False)
     if _SEARCH.value:
-        config = _search(config, topology)
-    plan = _plan(config, topology)
-    _say(plan.describe())
-    found = _measure(plan)
+        plan, found = _search(config, topology)
+        config = plan.config
+    else:
+        plan = _plan(config, topology)
+        _say(plan.describe())
+        found = _measure(plan)
     if _JSON.value:
         told = forecast.to_dict(found, config.training.updates)
         about = {"config": config.name, "mesh": dict(plan.mesh.shape), "parameters": plan.count}
@@ -138,8 +144,8 @@ def _measure(plan: _Plan) -> list[Any]:
     return found
 
 
-def _search(config: Any, topology: Any) -> Any:
-    """The config with the settings that fit and take the least time; a line for each tried."""
+def _search(config: Any, topology: Any) -> tuple[_Plan, list[Any]]:
+    """What fits and takes the least time, and its forecasts; a line for each that is tried."""
     from xlsr_jax.compilation import forecast, search
     from xlsr_jax.models.context_network import REMAT
     from xlsr_jax.parallel import mesh as meshes
@@ -154,9 +160,12 @@ def _search(config: Any, topology: Any) -> Any:
             training=replace(config.training, accumulation=candidate.accumulation),
         )
 
+    plans = {}
+
     def measure(candidate: search.Candidate) -> Sequence[Any] | None:
         try:
-            return _measure(_plan(changed(candidate), topology))
+            plans[candidate] = _plan(changed(candidate), topology)
+            return _measure(plans[candidate])
         except ConfigError as error:
             print(f"{candidate}: {error}", file=sys.stderr)
             return None
@@ -176,12 +185,12 @@ def _search(config: Any, topology: Any) -> Any:
             f"{1e3 * waiting:.0f} ms an update"
         )
         if fits:
-            fitting.append((waiting, str(candidate), candidate))
+            fitting.append((waiting, str(candidate), candidate, found))
     if not fitting:
         raise ConfigError(f"nothing fits {topology.name}: take a larger slice or shorter crops")
-    best = min(fitting)[-1]
-    _say(f"best: {best}")
-    return changed(best)
+    _, _, best, found = min(fitting, key=lambda each: each[:2])
+    _say(f"best: {best}\n{plans[best].describe()}")
+    return plans[best], found
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ def batch_shapes(
     Without the corpus: the longest crop alone, ten languages, and ``classes`` symbols. The others
     are as in ``open_inputs``.
     """
-    labelled = method_module(config.method).LABELLED
+    unlabelled = config.unlabelled.share
     if (storage.at(config.data.path) / records.MANIFEST).exists():
         inputs = open_inputs(config, row_multiple, devices)
         parts = [(inputs.plan, 1.0)]
@@ -139,14 +139,13 @@ def batch_shapes(
     samples = config.data.max_crop_samples
     (rows,) = buckets.rows_per_batch((samples,), config.data.batch_seconds, row_multiple)
     languages = config.data.languages or tuple(f"l{number}" for number in range(10))
-    vocabulary, shapes = None, [buckets.Shape(rows, samples)]
-    if labelled:
+    vocabulary, shapes = None, [buckets.Shape(rows, samples, share=unlabelled or 1.0)]
+    if method_module(config.method).LABELLED and unlabelled < 1:
         symbols = (BLANK, *(str(number) for number in range(1, classes)))
         vocabulary = Vocabulary(symbols, "phonemes", False, languages)
-        shapes = [buckets.Shape(rows, samples, LABELS_A_SECOND * samples // records.SAMPLE_RATE)]
-    if config.unlabelled.share:
-        shapes = [dataclasses.replace(x, share=1 - config.unlabelled.share) for x in shapes]
-        shapes.append(buckets.Shape(rows, samples, share=config.unlabelled.share))
+        width = LABELS_A_SECOND * samples // records.SAMPLE_RATE
+        labelled = buckets.Shape(rows, samples, width, 1 - unlabelled)
+        shapes = [labelled, *shapes] if unlabelled else [labelled]
     note = f"no corpus at {config.data.path}: the longest crop alone stands for all shapes"
     return shapes, languages, vocabulary, note
 

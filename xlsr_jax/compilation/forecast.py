@@ -153,14 +153,12 @@ def mean_seconds(forecasts: Sequence[Forecast]) -> tuple[float, float]:
 
 
 def smaller(found: Forecast, accumulation: int, rows_per_device: int, remat: str) -> str:
-    """The change that would make an update fit, by what its parts weigh."""
+    """The change to try first, by what the parts of an update weigh."""
     memory, room = found.memory, found.topology.chip.hbm
     fixed = memory.peak - memory.activations
     if fixed >= room:
-        need = math.ceil(2 * (memory.parameters + memory.moments) / max(room, 1))
         return (
-            "parameters and moments alone do not fit: more devices along config.mesh.fsdp "
-            f"(about {need} times as many)"
+            "parameters, moments and batch alone do not; take more devices along config.mesh.fsdp"
         )
     if remat != "layer":
         return "set config.model.remat=layer, which recomputes each layer on the way back"

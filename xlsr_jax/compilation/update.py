@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from xlsr_jax.data.buckets import Shape
 from xlsr_jax.parallel import mesh as meshes
@@ -45,10 +45,6 @@ def compile_update(
 def bytes_per_device(arrays: Any) -> int:
     """Bytes that one device holds of a pytree of abstract arrays."""
     return sum(
-        math.prod(_share(leaf.sharding, leaf.shape)) * leaf.dtype.itemsize
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(arrays)
     )
-
-
-def _share(sharding: NamedSharding, shape: tuple[int, ...]) -> tuple[int, ...]:
-    return sharding.shard_shape(shape)

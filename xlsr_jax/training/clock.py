@@ -8,16 +8,15 @@ from typing import Any
 
 import jax
 
+from xlsr_jax.parallel.topology import CHIPS
+
 # Dense bf16 peak of one device, FLOP/s, by the start of ``device_kind``. Makers' data sheets:
 # TPU v2-v6e from Google Cloud's system architecture pages, A100/H100/H200 from NVIDIA's.
 PEAK_FLOPS = {
     "TPU v2": 22.5e12,  # per core: 45 a chip
     "TPU v3": 61.5e12,  # per core: 123 a chip
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
+    "TPU v5": 459e12,  # v5p by another name
+    **{chip.kind: chip.flops for chip in CHIPS.values()},
     "Tesla V100": 125e12,  # fp16: it has no bf16
     "NVIDIA A100": 312e12,
     "NVIDIA H100": 989e12,

@@ -1,0 +1,70 @@
+"""Batches of a config whose corpus is elsewhere, and what a forecast makes of its numbers."""
+
+import pytest
+
+from tests.parallel.test_rules import CONFIGS, load
+from xlsr_jax import inputs
+from xlsr_jax.compilation import forecast
+from xlsr_jax.compilation.counts import Collective
+from xlsr_jax.compilation.forecast import Forecast, Memory
+from xlsr_jax.data.buckets import Shape
+from xlsr_jax.parallel import topology
+
+PATHS = {path.stem: path for path in CONFIGS}
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "shares"),
+    [
+        ("xlsr10_base", "", [(1.0, False)]),
+        ("finetune_xlsr10_base", "", [(1.0, True)]),
+        ("unispeech_base_one_to_one", "", [(1.0, True)]),
+        ("unispeech_base_one_to_one", "target", [(0.5, True), (0.5, False)]),
+        ("continue_unispeech", "", [(1.0, False)]),
+    ],
+)
+def test_updates_are_with_and_without_labels_by_their_shares(name, variant, shares):
+    shapes, _, vocabulary, note = inputs.batch_shapes(load(PATHS[name], variant), 4, 4, 100)
+    assert [(shape.share, shape.labels > 0) for shape in shapes] == shares
+    assert (vocabulary is not None) == any(labelled for _, labelled in shares)
+    assert "no corpus" in note
+
+
+def made(slices=1, **memory):
+    sizes = {"parameters": 1, "moments": 2, "batch": 1, "activations": 8, "code": 0} | memory
+    messages = (
+        Collective("all-gather", ("fsdp",), 1, 6e9, 6e9),
+        Collective("all-reduce", ("replica",), 1, 6.25e9, 6.25e9),
+    )
+    return Forecast(
+        Shape(64, 16_000), topology.parse("v4-128", slices),
+        Memory(**{name: size * GIB for name, size in sizes.items()}),
+        64 * 27.5e12 * slices, 27.5e12, 1.2e11, messages,
+    )  # fmt: skip
+
+
+def test_times_and_utilisation():
+    """A tenth of a second of arithmetic and of traffic, 20 ms over six links of 50 GB/s."""
+    one, two = made(), made(slices=2)
+    assert one.compute_seconds == pytest.approx(0.1) and one.memory_seconds == pytest.approx(0.1)
+    assert one.message_seconds == pytest.approx((6 + 6.25) / 300)
+    assert one.utilisation(one.seconds) == pytest.approx(0.5)
+    assert two.message_seconds == pytest.approx(0.02 + 1.0) and two.limit == "messages"
+    mean = forecast.mean_seconds([one, two])
+    assert mean == pytest.approx((0.2, 0.2 + (one.message_seconds + two.message_seconds) / 2))
+
+
+@pytest.mark.parametrize(
+    ("memory", "remat", "said"),
+    [
+        ({"activations": 40}, "none", "config.model.remat=layer"),
+        ({"activations": 100}, "layer", "config.training.accumulation=4"),
+        ({"activations": 1_000}, "layer", "one row a device"),
+        ({"moments": 40}, "layer", "config.mesh.fsdp"),
+    ],
+)
+def test_what_does_not_fit_is_mended(memory, remat, said):
+    found = made(**memory)
+    assert made().fits and not found.fits
+    assert said in forecast.smaller(found, 1, 8, remat)
