@@ -319,7 +319,7 @@ def test_every_dropout_of_the_settings_is_drawn_in_training(monkeypatch):
     model = dataclasses.replace(MODEL, **dict(zip(names, rates, strict=True)))
     seen = collections.Counter()
 
-    def record(x, rate, seeds, site):
+    def record(x, rate, seeds, site, apart=False):
         seen[rate] += seeds is not None
         return x
 
