@@ -326,9 +326,9 @@ def test_every_dropout_of_the_settings_is_drawn_in_training(monkeypatch):
     for name, module in list(sys.modules.items()):
         if name.startswith("xlsr_jax.models.") and callable(getattr(module, "dropout", None)):
             monkeypatch.setattr(module, "dropout", record)
-    objective = Wav2Vec2Objective(model, CONFIG)
+    objective, weights = Wav2Vec2Objective(model, CONFIG), params()
     trace = lambda train: jax.eval_shape(  # noqa: E731
-        lambda batch: objective.loss(params(), batch, KEY, STEP, train=train), make_batch(2)
+        lambda batch: objective.loss(weights, batch, KEY, STEP, train=train), make_batch(2)
     )
     trace(train=False)
     assert not seen.total()
