@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "xlsr_jax"
 
 # What each room may import of ours. Top-level files are entries unless named here.
 ALLOWED = {
-    "models": {"models", "schema"},
+    "models": {"models", "parallel", "schema"},  # a kernel is told its device's part of the mesh
     "parallel": {"parallel", "schema"},
     "text": {"text"},
     "evaluation": {"evaluation", "text", "schema"},

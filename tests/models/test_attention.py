@@ -5,17 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from xlsr_jax.models.attention import attention
+from xlsr_jax.models import tpu_attention
+from xlsr_jax.models.attention import attention, on_chip
 from xlsr_jax.models.dropout import dropout
 
-SHAPE = (3, 2, 7, 4)
+SHAPE = (3, 7, 2, 4)
 SEEDS = jnp.array([[1, 2], [3, 4], [5, 6]], jnp.uint32)
 
 
 def _plain(rate, query, key, value, valid_BT, seeds, site):
-    scores = jnp.einsum("bhtd,bhsd->bhts", query, key) / np.sqrt(query.shape[-1])
+    scores = jnp.einsum("bthd,bshd->bhts", query, key) / np.sqrt(query.shape[-1])
     weights = jax.nn.softmax(jnp.where(valid_BT[:, None, None], scores, -1e30))
-    return jnp.einsum("bhts,bhsd->bhtd", dropout(weights, rate, seeds, site), value)
+    return jnp.einsum("bhts,bshd->bthd", dropout(weights, rate, seeds, site), value)
 
 
 @pytest.mark.parametrize(("rate", "seeds"), [(0.0, None), (0.3, SEEDS)])
@@ -36,7 +37,7 @@ def test_padding_has_no_influence():
     q, k, v = (jax.random.normal(jax.random.key(i), SHAPE) for i in range(3))
     valid = jnp.arange(7) < jnp.array([5, 5, 5])[:, None]
     before = attention(0.0, q, k, v, valid, None, 0)
-    after = attention(0.0, q, k.at[:, :, 5:].add(9.0), v.at[:, :, 5:].add(9.0), valid, None, 0)
+    after = attention(0.0, q, k.at[:, 5:].add(9.0), v.at[:, 5:].add(9.0), valid, None, 0)
     np.testing.assert_array_equal(before, after)
 
 
@@ -45,3 +46,22 @@ def test_a_row_without_valid_frames_is_finite():
     valid = jnp.zeros((3, 7), bool)
     value, slope = jax.value_and_grad(lambda q: attention(0.0, q, x, x, valid, None, 0).sum())(x)
     assert np.isfinite(value) and np.isfinite(slope).all()
+
+
+@pytest.mark.parametrize(("rate", "seeds"), [(0.0, None), (0.3, SEEDS)])
+@pytest.mark.parametrize(("length", "size"), [(300, 64), (40, 32), (130, 128)])
+def test_the_kernel_is_the_plain_form(rate, seeds, length, size):
+    """Blocks that the frames do not fill, the last of them longer than what is left; two and four
+    heads of a block, and one; bits of dropout equal one by one."""
+    shape = (3, length, 256 // size, size)
+    q, k, v, g = (jax.random.normal(jax.random.key(i), shape) for i in range(4))
+    valid = jnp.arange(length) < jnp.array([length, length // 2, 0])[:, None]
+    assert tpu_attention.fits(length, 256, 256 // size)
+
+    def run(attend):
+        loss = lambda *qkv: jnp.vdot(attend(rate, *qkv, valid, seeds, 5), g)  # noqa: E731
+        return attend(rate, q, k, v, valid, seeds, 5), jax.grad(loss, argnums=(0, 1, 2))(q, k, v)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), run(on_chip), run(attention)
+    )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from xlsr_jax.models import tpu, tpu_encoder
 from xlsr_jax.models.feature_encoder import FeatureEncoder, convolution, frame_counts
 from xlsr_jax.models.wav2vec2 import ModelConfig
 
@@ -15,6 +16,7 @@ from xlsr_jax.models.wav2vec2 import ModelConfig
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 FRAMES = {1: 0, 399: 0, 400: 1, 719: 1, 720: 2, 16000: 49, 32000: 99, 250000: 781, 320000: 999}
 KERNELS, STRIDES = (10, 3, 3, 2), (5, 2, 2, 2)  # one of each published kind
+KERNELS_7, STRIDES_7 = ModelConfig().conv_kernels, ModelConfig().conv_strides
 DIMS = (6, 5, 4, 7)
 SAMPLES = np.array([1003, 640, 71])  # of which the last has one frame
 
@@ -95,8 +97,20 @@ def test_encoder_gives_the_counted_frames():
             assert features.shape == (1, frames, 2)
 
 
+@pytest.fixture(params=["backend", "kernels"])
+def form(request, monkeypatch):
+    """The form of every platform, and the TPU's kernels, run by their definition in fp32, with
+    blocks of so few outputs that a row has several and a last one that is not full."""
+    if request.param == "kernels":
+        monkeypatch.setattr(tpu, "here", lambda: True)
+        monkeypatch.setattr(tpu, "interpreted", lambda: True)
+        monkeypatch.setattr(tpu_encoder, "fits", lambda *_: True)
+        monkeypatch.setattr(tpu_encoder, "_FRAMES", 24)
+    return request.param
+
+
 @pytest.mark.parametrize("norm, bias", [("group", False), ("group", True), ("layer", True)])
-def test_features_against_numpy(norm, bias):
+def test_features_against_numpy(norm, bias, form):
     params, waveform = problem(norm, bias)
     # Constants far from zero are taken out by the norm, with no digits lost.
     for shift in (0.0, 3.0) if norm == "group" else (0.0,):
@@ -122,7 +136,7 @@ def test_legacy_statistics_include_padding():
 
 @pytest.mark.parametrize("norm, bias", [("group", False), ("layer", True)])
 @pytest.mark.parametrize("remat", [False, True])
-def test_gradients_against_the_backend(norm, bias, remat):
+def test_gradients_against_the_backend(norm, bias, remat, form):
     params, waveform = problem(norm, bias)
     model = encoder(norm, bias, remat=remat)
     counts = frame_counts(SAMPLES, KERNELS, STRIDES)
@@ -139,6 +153,43 @@ def test_gradients_against_the_backend(norm, bias, remat):
         np.testing.assert_allclose(a, e, rtol=1e-3, atol=atol, err_msg=jax.tree_util.keystr(path))
 
     jax.tree.map_with_path(close, actual, expected)
+
+
+@pytest.mark.parametrize("kernel, norm", [(2, True), (3, False), (0, True)])
+def test_kernels_in_bfloat16(kernel, norm):
+    """Pairs of frames told apart by shifts, and put together again; against fp32."""
+    x, w, b, g = (
+        jax.random.normal(jax.random.key(i), shape)
+        for i, shape in enumerate([(2, 640, 16), (kernel, 16, 32), (32,), (2, 320, 32)])
+    )
+    norm = {"scale": 1 + 0.1 * b, "bias": b[::-1]} if norm else None
+    if not kernel:
+        x, w = x[:, :320, :10].swapaxes(1, 2), jnp.broadcast_to(x[0, :10, :1], (2, 10, 32))
+        w = w + x[:, :10, :32]
+    run = tpu_encoder.layer if kernel else tpu_encoder.first_layer
+
+    def value_and_gradients(dtype, gelu="exact"):
+        f = lambda x, w: run(x.astype(dtype), w.astype(dtype), b, norm, gelu)  # noqa: E731
+        loss = lambda x, w: jnp.vdot(f(x, w).astype(jnp.float32), g)  # noqa: E731
+        return f(x, w), jax.grad(loss, argnums=(0, 1) if kernel else 1)(x, w)
+
+    def close(actual, expected):
+        error = np.abs(np.asarray(actual, np.float32) - expected)
+        assert error.max() < 2e-2 * np.abs(expected).max()
+        assert error.mean() < 2e-3 * np.abs(expected).max()
+
+    expected = value_and_gradients(jnp.float32)
+    jax.tree.map(close, value_and_gradients(jnp.bfloat16), expected)
+    jax.tree.map(close, value_and_gradients(jnp.float32, "tanh"), expected)
+
+
+def test_what_kernels_there_are():
+    """Every published convolution in bfloat16, and no other."""
+    published = zip((1, *[512] * 6), KERNELS_7, STRIDES_7, strict=True)
+    assert all(tpu_encoder.fits("bfloat16", width, 512, k, s) for width, k, s in published)
+    assert not tpu_encoder.fits("float32", 512, 512, 3, 2)
+    assert not tpu_encoder.fits("bfloat16", 512, 512, 8, 4)
+    assert not tpu_encoder.fits("bfloat16", 64, 512, 3, 2)
 
 
 @pytest.mark.parametrize("kernel, stride, channels", [(10, 5, 1), (3, 2, 4), (2, 2, 4), (5, 2, 3)])

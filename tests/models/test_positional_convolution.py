@@ -1,4 +1,4 @@
-"""The positional convolution in the frequency domain against the plain one."""
+"""The positional convolution in the frequency domain, and in pairs, against the plain one."""
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +8,9 @@ import pytest
 from xlsr_jax.models import positional_convolution as position
 
 
+@pytest.mark.parametrize("form", [position.in_frequency, position.in_pairs])
 @pytest.mark.parametrize(("length", "kernel"), [(1, 8), (5, 8), (20, 8), (21, 8), (20, 7)])
-def test_frequency_domain_is_the_convolution(length, kernel):
+def test_another_form_is_the_convolution(length, kernel, form):
     x = jax.random.normal(jax.random.key(0), (2, length, 12))
     weight = jax.random.normal(jax.random.key(1), (kernel, 3, 12))
     g = jax.random.normal(jax.random.key(2), (2, length, 12))
@@ -20,7 +21,7 @@ def test_frequency_domain_is_the_convolution(length, kernel):
 
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=5e-5),
-        run(position.in_frequency),
+        run(form),
         run(position.directly),
     )
 

@@ -319,7 +319,7 @@ def test_every_dropout_of_the_settings_is_drawn_in_training(monkeypatch):
     model = dataclasses.replace(MODEL, **dict(zip(names, rates, strict=True)))
     seen, weights = collections.Counter(), params()  # their init runs the model too
 
-    def record(x, rate, seeds, site, apart=False):
+    def record(x, rate, seeds, site):
         seen[rate] += seeds is not None
         return x
 

@@ -50,11 +50,14 @@ def flops(program: Program) -> float:
         times * _product_flops(each, program.computations[name])
         for name, times in program.runs.items()
         for each in program.computations[name].values()
-        if each.opcode in ("convolution", "dot")
+        if each.opcode in ("convolution", "dot", "custom-call")
     )
 
 
 def _product_flops(each: Instruction, computation: Computation) -> float:
+    if each.opcode == "custom-call":  # a kernel of ours states its own
+        stated = re.search(r'"cost_estimate":\{"flops":"(\d+)"', each.attributes)
+        return float(stated.group(1)) if stated else 0.0
     left, right = (_arrays(computation, name)[0] for name in each.operands[:2])
     out = each.arrays[0]
     if each.opcode == "dot":
@@ -118,7 +121,9 @@ def _bytes(program: Program, computation: Computation, each: Instruction) -> flo
         return 2.0 * _size(_arrays(computation, each.operands[1]))
     if each.opcode == "fusion" and each.calls.get("calls") in program.computations:
         return _fusion_bytes(program, computation, each)
-    return float(_size(each.arrays) + sum(_size(_arrays(computation, x)) for x in each.operands))
+    # Where a kernel takes an array twice, it reads the second time what overlaps.
+    operands = set(each.operands) if each.opcode == "custom-call" else each.operands
+    return float(_size(each.arrays) + sum(_size(_arrays(computation, x)) for x in operands))
 
 
 def _fusion_bytes(program: Program, outside: Computation, fusion: Instruction) -> float:

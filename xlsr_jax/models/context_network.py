@@ -142,14 +142,13 @@ class ContextNetwork(nn.Module):
 
         def split(y):
             y = y.reshape(batch, length, self.heads, width // self.heads)
-            return jnp.swapaxes(self.constrain(y, "batch", None, "heads", None), 1, 2)
+            return self.constrain(y, "batch", None, "heads", None)
 
         query, key, value = (
             split(layers.linear(x_BTD, params[name])) for name in ("query", "key", "value")
         )
         mixed = attention(self.attention_dropout, query, key, value, valid_BT, seeds, site)
-        mixed = jnp.swapaxes(mixed, 1, 2).reshape(batch, length, width)
-        return layers.linear(mixed, params["out"])
+        return layers.linear(mixed.reshape(batch, length, width), params["out"])
 
 
 def _with_remat(block: Callable, policy: str) -> Callable:

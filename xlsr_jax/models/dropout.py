@@ -24,7 +24,6 @@ def dropout(
     rate: float,
     seeds_B2: jax.Array | None,
     site: int | jax.Array,
-    apart: bool = False,
 ) -> jax.Array:
     """Zeroes each element with probability ``rate`` and scales the others by 1 / (1 - rate).
 
@@ -33,50 +32,57 @@ def dropout(
       rate: probability in [0, 1).
       seeds_B2: from ``row_seeds``, or None to leave ``x`` as it is (evaluation).
       site: number of this place in the network; may be traced, as a layer index is under scan.
-      apart: on accelerators the mask is written before it is used. For an ``x`` that goes straight
-        into a product of large matrices: the TPU compiler takes three times as long to fuse the
-        hash into that (attention at [2, 16, 999, 999]: 59 s against 19, libtpu 0.0.42).
     """
     if seeds_B2 is None or rate == 0.0:
         return x
-    return _dropout(rate, apart, x, seeds_B2, jnp.asarray(site, jnp.uint32))
+    return _dropout(rate, x, seeds_B2, jnp.asarray(site, jnp.uint32))
 
 
-def _apply(rate, apart, x, seeds_B2, site):
-    dropped = uniform_bits(x.shape, seeds_B2, site) < jnp.uint32(round(rate * 2**32))
-    if apart:
-        dropped = jax.lax.platform_dependent(
-            dropped, cpu=lambda mask: mask, default=jax.lax.optimization_barrier
-        )
+def _apply(rate, x, seeds_B2, site):
+    dropped = uniform_bits(x.shape, seeds_B2, site) < jnp.uint32(threshold(rate))
     return jnp.where(dropped, jnp.zeros((), x.dtype), x * jnp.asarray(1 / (1 - rate), x.dtype))
 
 
 # The mask is hashed again on the way back: cheaper than keeping it for every layer.
-_dropout = jax.custom_vjp(_apply, nondiff_argnums=(0, 1))
+_dropout = jax.custom_vjp(_apply, nondiff_argnums=(0,))
 _dropout.defvjp(
-    lambda rate, apart, x, seeds_B2, site: (
-        _apply(rate, apart, x, seeds_B2, site),
-        (seeds_B2, site),
-    ),
-    lambda rate, apart, residual, g: (_apply(rate, apart, g, *residual), None, None),
+    lambda rate, x, seeds_B2, site: (_apply(rate, x, seeds_B2, site), (seeds_B2, site)),
+    lambda rate, residual, g: (_apply(rate, g, *residual), None, None),
 )
 
 
 def uniform_bits(shape: tuple[int, ...], seeds_B2: jax.Array, site: jax.Array) -> jax.Array:
     """uint32 bits of ``shape`` [B, ...], each a hash of its row's seeds, the site, its index."""
-    site = jnp.asarray(site, jnp.uint32)
-    seeds_B2 = _mix(seeds_B2 ^ _mix(site * jnp.uint32(_GOLDEN) + jnp.uint32(1)))
+    seeds_B2 = at_site(seeds_B2, site)
     first, second = (seeds_B2[:, i].reshape(-1, *(1,) * (len(shape) - 1)) for i in (0, 1))
     index = jnp.zeros(shape, jnp.uint32)
     stride = 1
     for axis in reversed(range(1, len(shape))):
         index += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride)
         stride *= shape[axis]
-    # One seed alone would let two rows run through the same sequence in another order; the second
-    # gives each row its own stride through the counter.
+    return bits_of(index, first, second)
+
+
+def at_site(seeds_B2: jax.Array, site: int | jax.Array) -> jax.Array:
+    """The rows' two words for one place in the network, [B, 2] uint32."""
+    site = jnp.asarray(site, jnp.uint32)
+    return _mix(seeds_B2 ^ _mix(site * jnp.uint32(_GOLDEN) + jnp.uint32(1)))
+
+
+def bits_of(index: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
+    """uint32 bits of elements by their uint32 index in the row and the row's two words.
+
+    One seed alone would let two rows run through the same sequence in another order; the second
+    gives each row its own stride through the counter.
+    """
     h = ((index * (second | 1)) ^ first) * jnp.uint32(_FIRST)
     h = (h ^ (h >> 15)) * jnp.uint32(_SECOND)
     return h ^ (h >> 16)
+
+
+def threshold(rate: float) -> int:
+    """Bits below it are dropped."""
+    return round(rate * 2**32)
 
 
 def _mix(h: jax.Array) -> jax.Array:

@@ -3,7 +3,7 @@
 wav2vec 2.0 section 2, "Feature encoder". Seven convolutions without padding; a frame sees 400
 samples (25 ms) and frames are 320 samples (20 ms) apart. "group" normalises each channel over
 time after the first convolution only (Base); "layer" normalises each frame over channels after
-every convolution (Large, XLSR-53).
+every convolution (Large, XLSR-53). On TPUs a layer is one kernel (``tpu_encoder``).
 """
 
 import functools
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from xlsr_jax.models import layers
+from xlsr_jax.models import layers, tpu, tpu_encoder
 
 
 def frame_counts(samples, kernels: Sequence[int], strides: Sequence[int]):
@@ -82,8 +82,11 @@ class FeatureEncoder(nn.Module):
             norm = None
             if self.norm == "layer" or i == 0:
                 norm = self.param(f"norm_{i}", layers.init_norm, dim)
-            block = jax.checkpoint(self._block, static_argnums=4) if self.remat else self._block
             frames_B = frame_counts(samples_B, self.kernels[:1], self.strides[:1])
+            if tpu.here() and tpu_encoder.fits(self.dtype, x.shape[-1], dim, kernel, stride):
+                block = self.on_chip  # keeps its input only, with remat or without
+            else:
+                block = jax.checkpoint(self._block, static_argnums=4) if self.remat else self._block
             x = self.constrain(block(x, conv, norm, frames_B, stride), "batch", None, None)
         return x[:, : frame_counts(length, self.kernels, self.strides)]
 
@@ -98,6 +101,19 @@ class FeatureEncoder(nn.Module):
             if norm is not None:
                 x = layers.layer_norm(x, norm)
         return layers.activation(self.gelu)(x)
+
+    def on_chip(self, x, conv, norm, frames_B, stride):
+        """``_block`` by the TPU's kernels."""
+        kernel, bias = conv["kernel"], conv.get("bias")
+        if x.shape[-1] > 1:
+            return tpu_encoder.layer(x, kernel, bias, norm, self.gelu)
+        patches_BkT = _patches(x[..., 0], len(kernel), stride, axis=1)
+        if self.norm == "group":
+            kernel_kD = kernel[:, 0].astype(x.dtype)
+            kernel_BkD, bias_BD = _folded(patches_BkT, 2, kernel_kD, norm, frames_B)
+            return tpu_encoder.first_layer(patches_BkT, kernel_BkD, bias_BD, None, self.gelu)
+        kernel_BkD = jnp.broadcast_to(kernel[:, 0], (len(x), *kernel[:, 0].shape))
+        return tpu_encoder.first_layer(patches_BkT, kernel_BkD, bias, norm, self.gelu)
 
 
 def _init_convolution(key, kernel, width_in, width_out, bias):
@@ -128,11 +144,14 @@ def convolution(x_BTC: jax.Array, kernel_kCD: jax.Array, stride: int) -> jax.Arr
     return _convolve(x_BTC, kernel_kCD, stride)
 
 
-def _patches(x_BN, width, stride):
-    """[B, N / stride, width]: the samples that each output sees, zeros beyond the end."""
+def _patches(x_BN, width, stride, axis=-1):
+    """[B, N / stride, width]: the samples that each output sees, zeros beyond the end.
+
+    With ``axis`` 1 [B, width, N / stride].
+    """
     end = x_BN.shape[1]
     x_BN = jnp.pad(x_BN, ((0, 0), (0, width)))
-    return jnp.stack([x_BN[:, j : j + end : stride] for j in range(width)], axis=-1)
+    return jnp.stack([x_BN[:, j : j + end : stride] for j in range(width)], axis=axis)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -185,40 +204,48 @@ def normalised_convolution(
     folded into a kernel and a bias a row, so that the convolution's output is written but once
     and only the patches are kept for the way back.
     """
-    kernel_kD = kernel_k1D[:, 0]
-    patches_BTk = _patches(x_BN1[..., 0], len(kernel_kD), stride)
-    valid_BT = jnp.arange(patches_BTk.shape[1]) < frames_B[:, None]
-    counted_BTk = jnp.where(valid_BT[..., None], patches_BTk, 0)
-    count_B = jnp.maximum(jnp.sum(valid_BT, axis=1), 1)
-    mean_BD, variance_BD = _moments(counted_BTk, kernel_kD, count_B)
-    gain_BD = jax.lax.rsqrt(variance_BD + layers.EPSILON) * norm["scale"]
-    folded_BkD = (kernel_kD * gain_BD[:, None]).astype(x_BN1.dtype)
-    shift_BD = (norm["bias"] - mean_BD * gain_BD).astype(x_BN1.dtype)
+    patches_BTk = _patches(x_BN1[..., 0], len(kernel_k1D), stride)
+    folded_BkD, shift_BD = _folded(patches_BTk, 1, kernel_k1D[:, 0], norm, frames_B)
     return jnp.einsum("btk,bkd->btd", patches_BTk, folded_BkD) + shift_BD[:, None]
 
 
-@jax.custom_vjp
-def _moments(patches_BTk, kernel_kD, count_B):
+def _folded(patches, axis, kernel_kD, norm, frames_B):
+    """Kernel [B, k, D] and bias [B, D] that give normalised outputs; frames are on ``axis``."""
+    valid = jnp.arange(patches.shape[axis]) < frames_B[:, None]
+    counted = jnp.where(jnp.expand_dims(valid, 3 - axis), patches, 0)
+    count_B = jnp.maximum(jnp.sum(valid, axis=1), 1)
+    mean_BD, variance_BD = _moments(axis, counted, kernel_kD, count_B)
+    gain_BD = jax.lax.rsqrt(variance_BD + layers.EPSILON) * norm["scale"]
+    folded_BkD = (kernel_kD * gain_BD[:, None]).astype(patches.dtype)
+    return folded_BkD, (norm["bias"] - mean_BD * gain_BD).astype(patches.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _moments(axis, patches, kernel_kD, count_B):
     """Mean and variance [B, D], fp32, of ``count_B`` outputs; the other patches are zeros."""
-    y = (patches_BTk @ kernel_kD).astype(jnp.float32)
-    mean_BD = jnp.sum(y, axis=1) / count_B[:, None]
-    square_BD = jnp.sum(jnp.square(y), axis=1) / count_B[:, None]
+    if axis == 1:
+        y = (patches @ kernel_kD).astype(jnp.float32)
+        sums = jnp.sum(y, axis=1), jnp.sum(jnp.square(y), axis=1)
+    else:
+        sums = tpu_encoder.sums(patches, kernel_kD)
+    mean_BD, square_BD = (each / count_B[:, None] for each in sums)
     return mean_BD, jnp.maximum(square_BD - jnp.square(mean_BD), 0)
 
 
-def _moments_forward(patches_BTk, kernel_kD, count_B):
-    moments = _moments(patches_BTk, kernel_kD, count_B)
-    return moments, (patches_BTk, kernel_kD, count_B, moments[0])
+def _moments_forward(axis, patches, kernel_kD, count_B):
+    moments = _moments(axis, patches, kernel_kD, count_B)
+    return moments, (patches, kernel_kD, count_B, moments[0])
 
 
-def _moments_backward(residual, gradients):
+def _moments_backward(axis, residual, gradients):
     # Moments of a linear map of the patches need only the patches' own: [k] and [k, k] a row.
-    patches_BTk, kernel_kD, count_B, mean_BD = residual
+    patches, kernel_kD, count_B, mean_BD = residual
     dmean_BD, dvariance_BD = (g / count_B[:, None] for g in gradients)
-    patches = patches_BTk.astype(jnp.float32)
-    gram_Bkk = jnp.einsum("btj,btk->bjk", patches, patches)
+    gram = "btj,btk->bjk" if axis == 1 else "bjt,bkt->bjk"
+    patches = patches.astype(jnp.float32)
+    gram_Bkk = jnp.einsum(gram, patches, patches)
     dkernel = jnp.einsum(
-        "bk,bd->kd", jnp.sum(patches, axis=1), dmean_BD - 2 * mean_BD * dvariance_BD
+        "bk,bd->kd", jnp.sum(patches, axis=axis), dmean_BD - 2 * mean_BD * dvariance_BD
     ) + 2 * jnp.einsum("bjk,kd,bd->jd", gram_Bkk, kernel_kD.astype(jnp.float32), dvariance_BD)
     return None, dkernel.astype(kernel_kD.dtype), None
 
