@@ -92,6 +92,26 @@ def test_messages_by_axes():
     assert found["all-reduce"].sent == 3 * 2 * mean * 3 / 4
 
 
+KERNELS = """ENTRY %main (x: bf16[4,64,128], k: bf16[128,32]) -> bf16[4,64,32] {
+  %x = bf16[4,64,128]{2,1,0:T(8,128)(2,1)} parameter(0)
+  %k = bf16[128,32]{1,0:T(8,128)(2,1)} parameter(1)
+  %start = ((bf16[4,64,128]{2,1,0}), bf16[1,64,128]{2,1,0:S(1)}, s32[]{:S(2)}) slice-start(%x)
+  %row = bf16[1,64,128]{2,1,0:S(1)} slice-done(%start)
+  %room = bf16[4,64,32]{2,1,0} custom-call(), custom_call_target="AllocateBuffer"
+  ROOT %y = bf16[4,64,32]{2,1,0} custom-call(%x, %x, %k), custom_call_target="tpu_custom_call", \
+backend_config={"custom_call_config":{"body":"TUzv","cost_estimate":{"flops":"2097152"}}}
+}
+"""
+
+
+def test_kernels_and_what_is_fetched_in_parts():
+    """A kernel's FLOPs are those that it states; an array that it takes twice overlaps itself."""
+    read = program.read(KERNELS)
+    assert counts.flops(read) == 2097152
+    x, k, y, row = 2 * 4 * 64 * 128, 2 * 128 * 32, 2 * 4 * 64 * 32, 2 * 64 * 128
+    assert counts.traffic(read) == x + k + y + row
+
+
 CONVOLUTION = """ENTRY %main (x: f32[{batch},{length},{width}]) -> f32[1] {{
   %x = f32[{batch},{length},{width}] parameter(0)
   %k = f32[{kernel},{width},{features}] constant({{...}})

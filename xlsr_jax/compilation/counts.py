@@ -21,6 +21,7 @@ _FREE = {
     "call", "after-all", "partition-id", "replica-id", "async-start", "async-update", "iota",
     "send", "recv", "opt-barrier",
 }  # fmt: skip
+_KERNEL = 'custom_call_target="tpu_custom_call"'
 _PARTS = ("dynamic-slice", "slice", "gather")  # read as much as they give
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
@@ -55,7 +56,7 @@ def flops(program: Program) -> float:
 
 
 def _product_flops(each: Instruction, computation: Computation) -> float:
-    if each.opcode == "custom-call":  # a kernel of ours states its own
+    if each.opcode == "custom-call":  # a kernel states its own
         stated = re.search(r'"cost_estimate":\{"flops":"(\d+)"', each.attributes)
         return float(stated.group(1)) if stated else 0.0
     left, right = (_arrays(computation, name)[0] for name in each.operands[:2])
@@ -115,12 +116,17 @@ def traffic(program: Program) -> float:
 def _bytes(program: Program, computation: Computation, each: Instruction) -> float:
     if each.opcode in _PARTS:
         return 2.0 * _size(each.arrays)
-    if each.opcode in ("copy-start", "slice-start") or _kind(each) and "start" in each.opcode:
+    if each.opcode == "slice-start":  # (from, to, ...): what is taken is read, and written
+        source, part = each.arrays[:2]
+        return float(part.bytes * (source.in_hbm + part.in_hbm))
+    if each.opcode == "copy-start" or _kind(each) and "start" in each.opcode:
         return float(_size(each.arrays[:2]))  # (to, from, ...)
     if each.opcode == "dynamic-update-slice":
         return 2.0 * _size(_arrays(computation, each.operands[1]))
     if each.opcode == "fusion" and each.calls.get("calls") in program.computations:
         return _fusion_bytes(program, computation, each)
+    if each.opcode == "custom-call" and _KERNEL not in each.attributes:
+        return 0.0  # names for memory, and notes to the compiler
     # Where a kernel takes an array twice, it reads the second time what overlaps.
     operands = set(each.operands) if each.opcode == "custom-call" else each.operands
     return float(_size(each.arrays) + sum(_size(_arrays(computation, x)) for x in operands))
