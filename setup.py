@@ -15,6 +15,7 @@ REQUIRED = [
     "librosa>=0.11",
     "matplotlib>=3.9",
     "ml-collections>=1.1",
+    "ml-dtypes>=0.5",
     "msgpack>=1.1",
     "num2words>=0.5.14",
     "numpy>=2.0",

@@ -50,6 +50,15 @@ PUBLISHED = {
     "xlsr53_large": LARGE
     | run(1_000_000, 0.032, 1e-3, 64, 1.2e6, 0.5)
     | {"model.dropout": 0.0, "model.attention_dropout": 0.0},
+    "continue_xlsr53": LARGE
+    | run(10_000, 0.1, 1e-4, 16, 1e6, 0.5)
+    | {
+        "data.max_crop_samples": 250_000,
+        "objective.gumbel_start": 0.1,
+        "model.layerdrop": 0.05,
+        "model.feature_grad_scale": 0.1,
+        "training.accumulation": 16,
+    },
     "wav2vec2_base_librispeech": BASE | run(400_000, 0.08, 5e-4, 64, 1.4e6, 1.0),
     "wav2vec2_large_librivox": LARGE
     | run(1_000_000, 0.032, 5e-3, 128, 1.2e6, 1.0)

@@ -17,7 +17,7 @@ ALLOWED = {
     "preparation": {"preparation", "data", "text"},
     "objectives": {"objectives", "models", "parallel", "schema"},
     "training": {"training", "parallel", "schema"},
-    "interop": {"interop", "models", "schema"},
+    "interop": {"interop", "config", "data", "models", "schema", "text", "training"},
     "compilation": {"compilation", "data", "parallel", "training"},
     "analysis": {"analysis", "config", "data", "evaluation", "models", "schema", "training"},
     "schema": set(),

@@ -7,25 +7,37 @@ The very update that training runs is compiled by the TPU's own compiler, on a m
 TPU (``pip install 'xlsr_jax[aot]'``, JAX_PLATFORMS=cpu), for every shape of batch where the corpus
 of the config is here, for the longest crop elsewhere. ``--search`` compiles several meshes,
 policies of remat and numbers of microbatches, and takes the best. Settings are given as to
-``xlsr_jax.train``. Exit status 1 where it does not fit.
+``xlsr_jax.train``.
+
+``--save=FOLDER`` keeps what is compiled, of all phases and shapes, for
+``python -m xlsr_jax.train --compiled=FOLDER``; ``--topology=here`` compiles for the devices of this
+machine. Exit status 1 where it does not fit, 2 where something could not be compiled.
 """
 
 import dataclasses
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import app, flags
 
 from xlsr_jax.config_flag import CONFIG, parse_flags
 
-_TOPOLOGY = flags.DEFINE_string("topology", "", "Slice, such as v4:4x4x8 or v4-256.")
+if TYPE_CHECKING:
+    from xlsr_jax.compilation.plan import Built, Plan
+    from xlsr_jax.data.buckets import Shape
+
+_TOPOLOGY = flags.DEFINE_string("topology", "", "Slice, such as v4:4x4x8 or v4-256; or here.")
 _SLICES = flags.DEFINE_integer("slices", 1, "Slices, joined by the data centre's network.")
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON document.")
 _SEARCH = flags.DEFINE_bool("search", False, "Try meshes, remat and microbatches; take the best.")
+_SAVE = flags.DEFINE_string("save", "", "Folder, also gs://bucket/folder, for what is compiled.")
 _CLASSES = flags.DEFINE_integer("classes", 100, "Size of the vocabulary where no corpus is here.")
+
+FITS, DOES_NOT_FIT, FAILED = 0, 1, 2  # exit status
 
 
 def main(_: list[str]) -> None:
@@ -36,51 +48,58 @@ def main(_: list[str]) -> None:
 
     logging.set_verbosity(logging.ERROR)
     try:
-        sys.exit(0 if _compile() else 1)
+        sys.exit(_compile())
     except (ConfigError, CorpusError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+    sys.exit(FAILED)
 
 
-def _compile() -> bool:
-    """Prints the forecast; whether every shape fits."""
-    import jax
-
+def _compile() -> int:
+    """Prints the forecast; the exit status."""
     from xlsr_jax import config as configuration
-    from xlsr_jax import runtime
-    from xlsr_jax.compilation import forecast
-    from xlsr_jax.parallel import mesh as meshes
+    from xlsr_jax.compilation.plan import to_dict
     from xlsr_jax.parallel import topology as topologies
     from xlsr_jax.schema import ConfigError
 
     if not _TOPOLOGY.value:
         raise ConfigError("--topology is missing; try --topology=v4-32")
-    config = configuration.resolve(CONFIG.value)
-    topology = topologies.parse(_TOPOLOGY.value, _SLICES.value)
-    runtime.start()
-    # The cache would keep programs that nothing here can load again.
-    jax.config.update("jax_enable_compilation_cache", False)
+    config, here = configuration.resolve(CONFIG.value), _TOPOLOGY.value == "here"
+    topology = None if here else topologies.parse(_TOPOLOGY.value, _SLICES.value)
+    if _SEARCH.value and (here or _SAVE.value):
+        raise ConfigError("--search is for slices and saves nothing: give what it finds to --save")
     if _SEARCH.value:
         plan, found = _search(config, topology)
-        config = plan.config
+        failed = False
     else:
         plan = _plan(config, topology)
         _say(plan.describe())
-        found = _measure(plan)
+        found, failed = _measure(plan)
     if _JSON.value:
-        told = forecast.to_dict(found, config.training.updates)
-        about = {"config": config.name, "mesh": dict(plan.mesh.shape), "parameters": plan.count}
-        print(json.dumps(about | told, indent=1))
-    for each in found:
+        print(json.dumps(to_dict(plan, found), indent=1))
+    fits = _tell(plan, found) if found else True
+    return FAILED if failed else FITS if fits else DOES_NOT_FIT
+
+
+def _tell(plan: "Plan", found: Sequence["Built"]) -> bool:
+    """Says what an update takes; whether every shape fits, which is not asked of devices here."""
+    from xlsr_jax.compilation import forecast
+    from xlsr_jax.compilation.plan import mends
+    from xlsr_jax.parallel.topology import GIB
+
+    if plan.topology is None:
+        for built in found:
+            _say(f"{built.shape}: {built.peak / GIB:.2f} GiB a device")
+        return True
+    forecasts = [built.forecast for built in found]
+    for each in forecasts:
         _say("\n".join(forecast.lines(each)))
-    _say("\n".join(forecast.run_lines(found, config.training.updates)))
-    for each in found:
-        if not each.fits:
-            rows = each.shape.rows // meshes.data_parallel(plan.mesh)
-            remat = getattr(config.model, "remat", "layer")
-            mend = forecast.smaller(each, config.training.accumulation, rows, remat)
-            print(f"{each.shape} does not fit: {mend}", file=sys.stderr)
-    return all(each.fits for each in found)
+    _say("\n".join(forecast.run_lines(forecasts, plan.config.training.updates)))
+    needed = mends(plan, forecasts)
+    for line in needed:
+        _note(line)
+    return not needed
 
 
 def _say(text: str) -> None:
@@ -88,63 +107,60 @@ def _say(text: str) -> None:
         print(text, flush=True)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-    """What is to be compiled."""
-
-    config: Any
-    topology: Any
-    mesh: Any
-    phase: Any
-    shapes: Sequence[Any]
-    note: str
-    count: int
-
-    def describe(self) -> str:
-        config, topology = self.config, self.topology
-        slices = f"{topology.slices} x " if topology.slices > 1 else ""
-        return (
-            f"{config.name}: {self.count / 1e6:.1f} M parameters on {slices}{topology.name} "
-            f"({slices}{topology.sold_as}), {topology.devices} chips\n"
-            f"mesh {dict(self.mesh.shape)}, remat {getattr(config.model, 'remat', 'none')}, "
-            f"microbatches {config.training.accumulation}; {self.note}"
-        )
+def _note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
-def _plan(config: Any, topology: Any) -> _Plan:
-    import jax
+def _plan(config: Any, topology: Any) -> "Plan":
+    from xlsr_jax.compilation import child
+    from xlsr_jax.compilation.plan import ending
+    from xlsr_jax.schema import ConfigError
 
-    from xlsr_jax import experiment, inputs
-    from xlsr_jax.parallel import mesh as meshes
-    from xlsr_jax.parallel import topology as topologies
-
-    mesh = meshes.make_mesh(config.mesh, topologies.describe(topology))
-    shapes, languages, vocabulary, note = inputs.batch_shapes(
-        config, experiment.row_multiple(config, mesh), meshes.data_parallel(mesh), _CLASSES.value
-    )
-    phase = experiment.make_phases(config, languages, vocabulary)[-1]
-    params = jax.eval_shape(phase.objective.init, jax.random.key(0))
-    count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    return _Plan(config, topology, mesh, phase, shapes, note, count)
+    arguments = config, topology, _CLASSES.value, bool(_SAVE.value)
+    try:
+        return child.call("xlsr_jax.compile:make_plan", *arguments)
+    except child.ChildDied as error:
+        raise ConfigError(
+            f"asking for the devices of {_TOPOLOGY.value} ended with {ending(error.status)}; "
+            "JAX_TRACEBACK_FILTERING=off shows what was printed"
+        ) from None
 
 
-def _measure(plan: _Plan) -> list[Any]:
-    """A forecast of each shape; compiling takes minutes, and says so."""
-    from xlsr_jax.compilation import forecast, update
+def _measure(plan: "Plan") -> tuple[list["Built"], bool]:
+    """Each shape compiled for the last phase, and whether any failed; takes minutes, and says so.
 
-    found = []
-    for number, shape in enumerate(plan.shapes, 1):
-        print(f"compiling {shape} ({number} of {len(plan.shapes)})", file=sys.stderr, flush=True)
+    What is to be saved is compiled for all phases.
+    """
+    from xlsr_jax.compilation import child
+    from xlsr_jax.compilation.plan import crash
+
+    found, failed, last = [], False, len(plan.phases) - 1
+    phases = range(last + 1) if _SAVE.value else [last]
+    jobs = [(phase, shape) for phase in phases for shape in plan.shapes]
+    for number, (phase, shape) in enumerate(jobs, 1):
+        name = f"{plan.phases[phase]} for {shape}" if len(phases) > 1 else str(shape)
+        _note(f"compiling {name} ({number} of {len(jobs)})")
         began = time.monotonic()
-        accumulation = plan.config.training.accumulation
-        compiled, state = update.compile_update(plan.phase, accumulation, plan.mesh, shape)
-        flops = plan.phase.objective.flops(shape.rows, shape.samples)
-        found.append(forecast.forecast(compiled, state, shape, plan.topology, plan.mesh, flops))
-        print(f"compiled in {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-    return found
+        try:
+            arguments = plan, phase, shape, _SAVE.value
+            built = child.call("xlsr_jax.compile:compile_shape", *arguments)
+        except child.ChildDied as error:
+            _note(crash(plan, shape, error.status))
+            failed = True
+            continue
+        except RuntimeError as error:  # JAX's: what the compiler refuses
+            lines = str(error).strip().splitlines() or [""]
+            _note(f"{shape} does not compile: {type(error).__name__}: {lines[0][:500]}")
+            failed = True
+            continue
+        saved = f", saved as {os.path.basename(built.file)}" if built.file else ""
+        _note(f"compiled in {time.monotonic() - began:.0f} s{saved}")
+        if phase == last:
+            found.append(built)
+    return found, failed
 
 
-def _search(config: Any, topology: Any) -> tuple[_Plan, list[Any]]:
+def _search(config: Any, topology: Any) -> tuple["Plan", list["Built"]]:
     """What fits and takes the least time, and its forecasts; a line for each that is tried."""
     from xlsr_jax.compilation import forecast, search
     from xlsr_jax.models.context_network import REMAT
@@ -160,15 +176,16 @@ def _search(config: Any, topology: Any) -> tuple[_Plan, list[Any]]:
             training=replace(config.training, accumulation=candidate.accumulation),
         )
 
-    plans = {}
+    plans, builds = {}, {}
 
     def measure(candidate: search.Candidate) -> Sequence[Any] | None:
         try:
             plans[candidate] = _plan(changed(candidate), topology)
-            return _measure(plans[candidate])
         except ConfigError as error:
-            print(f"{candidate}: {error}", file=sys.stderr)
+            _note(f"{candidate}: {error}")
             return None
+        builds[candidate], failed = _measure(plans[candidate])
+        return None if failed else [built.forecast for built in builds[candidate]]
 
     if not hasattr(config.model, "remat"):
         raise ConfigError(f"--search: method {config.method} has nothing to choose from")
@@ -185,12 +202,97 @@ def _search(config: Any, topology: Any) -> tuple[_Plan, list[Any]]:
             f"{1e3 * waiting:.0f} ms an update"
         )
         if fits:
-            fitting.append((waiting, str(candidate), candidate, found))
+            fitting.append((waiting, str(candidate), candidate))
     if not fitting:
         raise ConfigError(f"nothing fits {topology.name}: take a larger slice or shorter crops")
-    _, _, best, found = min(fitting, key=lambda each: each[:2])
+    best = min(fitting)[2]
     _say(f"best: {best}\n{plans[best].describe()}")
-    return plans[best], found
+    return plans[best], builds[best]
+
+
+# What child processes do, which alone ask for devices: a compiler may crash, and a TPU, or a GPU's
+# memory, is there for the one that compiles.
+
+
+def make_plan(config: Any, topology: Any, classes: int, corpus: bool) -> "Plan":
+    """What a run of ``config`` compiles on a slice, or here.
+
+    Args:
+      topology: None for the devices of this machine.
+      classes: size of the vocabulary where there is no corpus.
+      corpus: whether it has to be there.
+
+    Raises:
+      ConfigError, CorpusError: as training would, or no corpus.
+    """
+    import jax
+
+    from xlsr_jax import experiment, inputs, storage
+    from xlsr_jax.compilation.plan import Plan
+    from xlsr_jax.data import records
+    from xlsr_jax.parallel import mesh as meshes
+    from xlsr_jax.schema import ConfigError
+
+    mesh = _start(config, topology)
+    if corpus and not (storage.at(config.data.path) / records.MANIFEST).exists():
+        raise ConfigError(
+            f"there is no corpus at {config.data.path}, which --save needs: shapes, languages and "
+            "vocabulary are part of a program; set config.data.path"
+        )
+    shapes, languages, vocabulary, note = inputs.batch_shapes(
+        config, experiment.row_multiple(config, mesh), meshes.data_parallel(mesh), classes
+    )
+    phases = experiment.make_phases(config, languages, vocabulary)
+    params = jax.eval_shape(phases[-1].objective.init, jax.random.key(0))
+    return Plan(
+        config=config,
+        topology=topology,
+        mesh=dict(mesh.shape),
+        kind=mesh.devices.flat[0].device_kind,
+        phases=tuple(phase.name for phase in phases),
+        languages=tuple(languages),
+        vocabulary=vocabulary,
+        shapes=tuple(shapes),
+        note=note,
+        count=sum(leaf.size for leaf in jax.tree.leaves(params)),
+    )
+
+
+def compile_shape(plan: "Plan", phase: int, shape: "Shape", folder: str = "") -> "Built":
+    """Compiles one update, and saves it where a folder is given."""
+    from xlsr_jax import experiment, storage
+    from xlsr_jax.compilation import forecast, saved, update
+    from xlsr_jax.compilation.plan import Built
+
+    mesh = _start(plan.config, plan.topology)
+    phases = experiment.make_phases(plan.config, plan.languages, plan.vocabulary)
+    chosen, init = phases[phase], phases[0].objective.init
+    accumulation, batch = plan.config.training.accumulation, update.abstract_batch(shape, mesh)
+    lowered, state = update.lower_update(chosen, accumulation, mesh, init, batch)
+    compiled, file = lowered.compile(), ""
+    if folder:
+        about = saved.describe(chosen.name, lowered, shape, mesh)
+        file = str(saved.save(storage.at(folder), compiled, about))
+    if plan.topology is None:
+        return Built(shape, None, update.peak_bytes(compiled), file)
+    flops = chosen.objective.flops(shape.rows, shape.samples)
+    found = forecast.forecast(compiled, state, shape, plan.topology, mesh, flops)
+    return Built(shape, found, found.memory.peak, file)
+
+
+def _start(config: Any, topology: Any) -> Any:
+    """JAX made ready; the mesh."""
+    import jax
+
+    from xlsr_jax import runtime
+    from xlsr_jax.parallel import mesh as meshes
+    from xlsr_jax.parallel import topology as topologies
+
+    runtime.start()
+    # The cache would keep programs that nothing here can load again.
+    jax.config.update("jax_enable_compilation_cache", False)
+    devices = topologies.describe(topology) if topology is not None else jax.devices()
+    return meshes.make_mesh(config.mesh, devices)
 
 
 if __name__ == "__main__":

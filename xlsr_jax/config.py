@@ -47,7 +47,8 @@ class Config:
     """A whole run. ``model`` and ``objective`` are the settings classes of ``method``.
 
     Attributes:
-      init_from: folder of a run whose parameters this one begins with; "" begins at random.
+      init_from: folder of a run whose parameters this one begins with, or a checkpoint of another
+        library (a Hugging Face folder, a fairseq .pt); "" begins at random.
     """
 
     name: str

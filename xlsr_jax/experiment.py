@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,23 +37,26 @@ from xlsr_jax.training.state import TrainState, abstract_state, materialize, par
 
 CONFIG = "config.json"
 LEFT_OUT = "left_out.jsonl"
+LoadUpdate = Callable[..., tuple[Any, str]]
+"""(accumulation, mesh, init, phase, batch) -> as ``loop.Run.load_update``."""
 
 
-def train(config: Config, workdir: Path) -> None:
+def train(config: Config, workdir: Path, load: LoadUpdate | None = None) -> None:
     """Trains ``config`` in ``workdir``, going on from the newest checkpoint there.
 
-    With several peak rates to choose from, each is a run of its own below ``workdir``.
+    With several peak rates to choose from, each is a run of its own below ``workdir``. An update
+    that ``load`` gives is not compiled.
 
     Raises:
       ConfigError, CorpusError, CheckpointError, TrainingStopped: each a line that says the mend.
     """
     if config.optimizer.peak_lr_choices:
-        choose_rate(config, workdir)
+        choose_rate(config, workdir, load)
     else:
-        _train(config, workdir)
+        _train(config, workdir, load)
 
 
-def choose_rate(config: Config, workdir: Path) -> None:
+def choose_rate(config: Config, workdir: Path, load: LoadUpdate | None = None) -> None:
     """One run a rate of ``optimizer.peak_lr_choices``; the best held-out figure is kept.
 
     XLSR section 3.2 chooses the fine-tuning rate so. ``choice.json`` tells the figures, and is what
@@ -62,7 +66,7 @@ def choose_rate(config: Config, workdir: Path) -> None:
     for rate in config.optimizer.peak_lr_choices:
         name = f"lr_{rate:g}"
         settings = dataclasses.replace(config.optimizer, peak_lr=rate, peak_lr_choices=())
-        _train(dataclasses.replace(config, optimizer=settings), workdir / name)
+        _train(dataclasses.replace(config, optimizer=settings), workdir / name, load)
         best_by = configuration.method_module(config.method).BEST_BY
         checkpoints = Checkpoints(workdir / name, best_by=best_by, read_only=True)
         figures[name] = checkpoints.figures(checkpoints.best()).get(best_by, math.inf)
@@ -74,7 +78,7 @@ def choose_rate(config: Config, workdir: Path) -> None:
         print(f"{workdir}: kept {kept}; held out {figures}", file=sys.stderr)
 
 
-def _train(config: Config, workdir: Path) -> None:
+def _train(config: Config, workdir: Path, load: LoadUpdate | None) -> None:
     mesh = meshes.make_mesh(config.mesh)
     jax.set_mesh(mesh)
     multiple = row_multiple(config, mesh)
@@ -104,6 +108,11 @@ def _train(config: Config, workdir: Path) -> None:
             notes += told
     else:
         saved = checkpoints.about(newest)
+        if "source" in saved:
+            raise CheckpointError(
+                f"{workdir} is an imported checkpoint, without the state of an optimizer; train in "
+                f"another --workdir with --config.init_from={workdir}"
+            )
         refuse_another_model(saved["config"], about["config"], newest)
         refuse_another_vocabulary(saved.get("vocabulary"), about.get("vocabulary"), newest)
         state = checkpoints.restore(newest, abstract)
@@ -139,6 +148,7 @@ def _train(config: Config, workdir: Path) -> None:
         checkpoints=checkpoints,
         logbook=logbook,
         about=about,
+        load_update=partial(load, config.training.accumulation, mesh, init) if load else None,
     )
     try:
         loop.train(run, state)
@@ -200,12 +210,18 @@ Start = tuple[dict[str, Any], dict[str, Any]]
 
 
 def read_start(config: Config) -> Start:
-    """The run ``config.init_from``.
+    """The run ``config.init_from``, or another library's checkpoint as a run.
 
     Raises:
       CheckpointError: no such run, or another model or normalisation.
     """
-    loaded, about = load_parameters(config.init_from)
+    from xlsr_jax.interop import importing
+
+    if importing.is_source(config.init_from):
+        imported = importing.read(config.init_from)
+        loaded, about = imported.params, imported.about
+    else:
+        loaded, about = load_parameters(config.init_from)
     saved = configuration.from_saved(about["config"])
     wanted = json.loads(json.dumps(configuration.to_dict(config)))
     ignored = CHANGEABLE | (config.model.PRETRAINING_ONLY if _finetunes(config) else set())

@@ -46,7 +46,7 @@ def start(
         jax.distributed.initialize(coordinator, processes, process_id, **patience)
     elif any(given):
         raise ConfigError("--coordinator, --processes and --process_id go together")
-    elif distributed or _on_a_cluster():
+    elif distributed or on_a_cluster():
         jax.distributed.initialize(**patience)
 
 
@@ -68,7 +68,7 @@ def keep_freed_memory() -> bool:
     return all([mallopt(name, value) for name, value in options.values()])
 
 
-def _on_a_cluster() -> bool:
+def on_a_cluster() -> bool:
     """Several TPU hosts, or several tasks of one job: ``jax.distributed`` finds the rest itself."""
     hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "")
     # The number of tasks of the step: a shell inside an allocation has SLURM_NTASKS, but no others.

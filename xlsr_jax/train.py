@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,14 +33,19 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Number of this process, fr
 _HOST_TIMEOUT = flags.DEFINE_float(
     "host_timeout", 60.0, "Seconds without a sign of life after which a host counts as lost.", 1.0
 )
+_COMPILED = flags.DEFINE_string(
+    "compiled", "", "Folder of updates that xlsr_jax.compile --save compiled; only your own."
+)
 _JOIN_TIMEOUT = flags.DEFINE_float("join_timeout", 300.0, "Seconds to wait for all hosts.", 1.0)
 
 
 def main(_: list[str]) -> None:
     # Imported here, so that --help and a mistyped flag answer at once.
     from xlsr_jax import config, experiment, runtime, storage
+    from xlsr_jax.compilation import saved, update
     from xlsr_jax.data.records import CorpusError
     from xlsr_jax.schema import ConfigError
+    from xlsr_jax.training import roll_call
     from xlsr_jax.training.checkpoint import CheckpointError
     from xlsr_jax.training.hosts import HostError, Hosts
     from xlsr_jax.training.loop import TrainingStopped
@@ -49,17 +55,22 @@ def main(_: list[str]) -> None:
     try:
         settings = config.resolve(CONFIG.value)
         workdir = storage.reach(_WORKDIR.value or Path("runs") / settings.name)
+        join_timeout = _JOIN_TIMEOUT.value
+        where = _COORDINATOR.value, _PROCESSES.value, _PROCESS_ID.value
+        clustered = _DISTRIBUTED.value or runtime.on_a_cluster()
+        roll_call.call(roll_call.find(*where, clustered, join_timeout), join_timeout)
         runtime.start(
-            _COORDINATOR.value,
-            _PROCESSES.value,
-            _PROCESS_ID.value,
-            _DISTRIBUTED.value,
-            host_timeout=_HOST_TIMEOUT.value,
-            join_timeout=_JOIN_TIMEOUT.value,
+            *where, clustered, host_timeout=_HOST_TIMEOUT.value, join_timeout=join_timeout
         )
-        hosts.meet({"config": config.to_dict(settings), "workdir": str(storage.absolute(workdir))})
+        facts = {"config": config.to_dict(settings), "workdir": str(storage.absolute(workdir))}
+        load = None
+        if _COMPILED.value:
+            folder = storage.at(_COMPILED.value)
+            facts["what is saved in --compiled"] = saved.digest(folder)
+            load = partial(update.load_update, folder)
+        hosts.meet(facts)
         print(runtime.device_report(), file=sys.stderr)
-        experiment.train(settings, workdir)
+        experiment.train(settings, workdir, load)
         hosts.leave()
     except KeyboardInterrupt:
         fail("stopped at once; the same command goes on from the newest checkpoint", hosts)

@@ -1,18 +1,54 @@
 """The command that compiles for TPU slices, with the TPU's own compiler and no TPU."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from tests import runs
+from xlsr_jax.compilation import child
 
 pytestmark = pytest.mark.aot
 
 
-def compiled(*flags):
-    command = [sys.executable, "-m", "xlsr_jax.compile", *flags]
+# The command with a compiler that crashes where its first argument says so.
+CRASHES = """
+import sys
+from absl import app
+from xlsr_jax import compile as command
+from xlsr_jax.compilation import child
+
+call, crashes = child.call, eval("lambda plan, shape: " + sys.argv.pop(1))
+
+def crashing(function, *arguments):
+    if not function.endswith("compile_shape"):
+        return call(function, *arguments)
+    plan, _, shape, _ = arguments
+    if crashes(plan, shape):
+        return call("signal:raise_signal", 11)
+    if plan.topology is None:
+        return call(function, *arguments)
+    from xlsr_jax.compilation.forecast import Forecast, Memory
+    from xlsr_jax.compilation.plan import Built
+
+    found = Forecast(shape, plan.topology, Memory(1, 1, 1, 1, 1), 1e12, 1e12, 1e9, ())
+    return Built(shape, found, 5, "")  # compiling takes a minute, and has a test
+
+child.call = crashing
+app.run(command.main, flags_parser=command.parse_flags)
+"""
+TINY = f"--config={runs.ROOT}/configs/xlsr10_base.py:tiny"
+SMALL = ("--config.model.layers=1", "--config.data.batch_seconds=64")
+
+
+def compiled(*flags, crashes: str = ""):
+    program = ["-c", CRASHES, crashes] if crashes else ["-m", "xlsr_jax.compile"]
+    command = [sys.executable, *program, *flags]
     return subprocess.run(
         command, env=runs.environment(), cwd=runs.ROOT, capture_output=True, text=True
     )
@@ -21,7 +57,7 @@ def compiled(*flags):
 def test_a_tiny_update_on_four_chips(tmp_path):
     pytest.importorskip("libtpu")
     done = compiled(
-        f"--config={runs.ROOT}/configs/xlsr10_base.py:tiny", "--topology=v4-8", "--json",
+        TINY, "--topology=v4-8", "--json",
         f"--config.data.path={tmp_path}", "--config.data.batch_seconds=64",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
@@ -45,15 +81,85 @@ def test_a_tiny_update_on_four_chips(tmp_path):
     )
 
 
+def test_a_compiler_that_crashes_is_told_and_the_others_go_on(tiny_corpus):
+    done = compiled(
+        TINY, "--topology=here", "--json", f"--config.data.path={tiny_corpus}", *SMALL,
+        "--config.data.buckets=2", crashes="shape.samples < 32_000",
+    )  # fmt: skip
+    assert done.returncode == 2
+    (line,) = [x for x in done.stderr.splitlines() if not x.startswith("compil")]
+    assert "the compiler for cpu ended with signal 11 (SIGSEGV) on shape 36 x 1.69 s; try" in line
+    assert "--config.model.remat=layer or --config.training.accumulation=2" in line
+    (shape,) = json.loads(done.stdout)["shapes"]
+    assert shape["samples"] == 32_000 and shape["peak_bytes"] > 32 * 32_000 * 4
+
+
+def test_a_search_goes_on_after_a_crash(tmp_path):
+    pytest.importorskip("libtpu")
+    done = compiled(
+        TINY, "--topology=v4-8", "--search", f"--config.data.path={tmp_path}", *SMALL,
+        "--config.mesh.tensor=4", "--config.objective.diversity_groups=1",
+        crashes="plan.config.model.remat == 'none'",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stderr.count("the TPU compiler (libtpu ") == 1
+    assert "signal 11 (SIGSEGV) on shape 32 x 2.00 s; try" in done.stderr
+    (best,) = [line for line in done.stdout.splitlines() if line.startswith("best: ")]
+    assert "remat=dots" in best and best.endswith("accumulation=1")
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_the_compiler_ends_with_the_command(tiny_corpus, how):
+    command = [sys.executable, "-m", "xlsr_jax.compile", TINY, "--topology=here"]
+    with subprocess.Popen(
+        [*command, f"--config.data.path={tiny_corpus}"],
+        env=runs.environment(), cwd=runs.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        text=True,
+    ) as process:  # fmt: skip
+        assert process.stderr.readline().startswith("compiling ")
+        time.sleep(0.5)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert children
+        process.send_signal(how)
+        said = process.stderr.read()
+    assert said == ("stopped\n" if how == signal.SIGINT else "")
+    assert process.returncode == (2 if how == signal.SIGINT else -how)
+    deadline = time.monotonic() + 10
+    while any(alive(int(number)) for number in children):
+        assert time.monotonic() < deadline, "it still compiles"
+        time.sleep(0.1)
+
+
+def alive(number: int) -> bool:
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_calls_in_another_process():
+    assert child.call("math:hypot", 3.0, 4.0) == 5.0
+    assert child.call("os:getpid") != os.getpid()
+    assert child.call("os:write", 1, b"not a pickle") == 12, "prints stay out of the answer"
+    with pytest.raises(ZeroDivisionError, match="division by zero") as caught:
+        child.call("operator:truediv", 1, 0)
+    assert "in main" in caught.value.__notes__[0]
+    with pytest.raises(child.ChildDied) as died:
+        child.call("os:_exit", 7)
+    assert died.value.status == 7
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
         ((), "--topology is missing"),
+        (("--topology=here", "--search"), "--search is for slices"),
+        (("--topology=here", "--save=x", "--config.data.path=/nowhere"), "there is no corpus at"),
         (("--topology=v3-8",), "there is no such TPU"),
         (("--topology=v4-8", "--config.model.layers=0"), "config.model.layers"),
     ],
 )
 def test_one_line_for_what_cannot_be_compiled(flags, said):
-    done = compiled(f"--config={runs.ROOT}/configs/xlsr10_base.py:tiny", *flags)
+    done = compiled(TINY, *flags)
     assert done.returncode == 2 and said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

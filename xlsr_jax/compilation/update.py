@@ -1,16 +1,21 @@
-"""The update that training runs, compiled ahead of time for devices that are not there."""
+"""The update that training runs, compiled ahead of time, also for devices that are not there."""
 
 import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from xlsr_jax.compilation import saved
 from xlsr_jax.data.buckets import Shape
 from xlsr_jax.parallel import mesh as meshes
 from xlsr_jax.training import loop
-from xlsr_jax.training.state import TrainState, abstract_state
+from xlsr_jax.training.state import Params, TrainState, abstract_state
+
+Init = Callable[[jax.Array], Params]
 
 
 def abstract_batch(shape: Shape, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
@@ -27,19 +32,46 @@ def abstract_batch(shape: Shape, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
     return batch
 
 
-def compile_update(
-    phase: loop.Phase, accumulation: int, mesh: Mesh, shape: Shape
-) -> tuple[jax.stages.Compiled, TrainState]:
-    """The compiled update, and the abstract state that it takes.
+def lower_update(
+    phase: loop.Phase, accumulation: int, mesh: Mesh, init: Init, batch: Mapping[str, Any]
+) -> tuple[jax.stages.Lowered, TrainState]:
+    """The update as the compiler gets it, and the abstract state that it takes.
 
-    Nothing is computed on the devices of ``mesh``; no mesh may be set by the caller.
+    Nothing is computed on the devices of ``mesh``; none but it may be set by the caller.
+
+    Args:
+      init: of the run's first phase, whose parameters are those of all.
+      batch: abstract arrays, or arrays, of a global batch.
     """
-    state = abstract_state(phase.objective.init, phase.optimizer, mesh)
+    state = abstract_state(init, phase.optimizer, mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=meshes.replicated(mesh))
+    batch = {
+        name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=value.sharding)
+        for name, value in batch.items()
+    }
     update = loop.make_update(phase, accumulation)
-    with jax.set_mesh(mesh):
-        return update.lower(state, abstract_batch(shape, mesh), key).compile(), state
+    with jax.set_mesh(mesh), saved.without_places():
+        return update.lower(state, batch, key), state
+
+
+def load_update(
+    folder: Path,
+    accumulation: int,
+    mesh: Mesh,
+    init: Init,
+    phase: loop.Phase,
+    batch: Mapping[str, jax.Array],
+) -> tuple[jax.stages.Compiled | None, str]:
+    """The update that ``saved`` has in a folder for such batches, and its file; None, and why not.
+
+    It is called as the jitted one: (state, global batch, key) -> (next state, sums).
+    """
+    rows, samples = batch["waveform"].shape
+    labels = batch["labels"].shape[1] if "labels" in batch else 0
+    lowered, _ = lower_update(phase, accumulation, mesh, init, batch)
+    wanted = saved.describe(phase.name, lowered, Shape(rows, samples, labels), mesh)
+    return saved.load(folder, lowered, wanted)
 
 
 def bytes_per_device(arrays: Any) -> int:
@@ -48,3 +80,11 @@ def bytes_per_device(arrays: Any) -> int:
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(arrays)
     )
+
+
+def peak_bytes(compiled: jax.stages.Compiled) -> int:
+    """Bytes that one device needs for an update: its arguments, its work, its code."""
+    stats = compiled.memory_analysis()
+    results = max(0, stats.output_size_in_bytes - stats.alias_size_in_bytes)
+    work = stats.temp_size_in_bytes + stats.generated_code_size_in_bytes
+    return stats.argument_size_in_bytes + results + work

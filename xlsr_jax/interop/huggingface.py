@@ -1,6 +1,4 @@
-"""Weights and config.json of transformers' ``Wav2Vec2ForPreTraining`` and ``Wav2Vec2ForCTC``.
-
-Those of ``UniSpeechForPreTraining`` are read and written too, by settings of that model.
+"""Weights and config.json of transformers' wav2vec 2.0 and UniSpeech, for pretraining and CTC.
 
 Names are matched whole, one to one, and every key left over on either side is reported. State
 dicts hold NumPy arrays; PyTorch is not needed. Layouts: PyTorch's linear kernels are transposed,
@@ -8,7 +6,7 @@ its convolutions [out, in, k] become [k, in, out], and a layer's parameters are 
 stacked array.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,8 +18,11 @@ from xlsr_jax.schema import ConfigError
 Array = np.ndarray
 
 
+MOST_NAMES = 12  # of one kind in a message
+
+
 class UnmatchedWeights(ValueError):
-    """A state dict that is not of this model; the message lists every key that does not match."""
+    """A state dict that is not of this model; the message lists the keys that do not match."""
 
 
 class Entry(NamedTuple):
@@ -61,17 +62,26 @@ LAYER_NORMS = {"layer_norm": "attention_norm", "final_layer_norm": "ffn_norm"}
 
 
 def from_state_dict(
-    state: Mapping[str, Array], config: ModelConfig, classes: int = 0
+    state: Mapping[str, Array],
+    config: ModelConfig,
+    classes: int = 0,
+    *,
+    architecture: str = "",
+    optional: Collection[str] = (),
 ) -> dict[str, Any]:
     """Our parameters, fp32, from their state dict.
 
     Args:
+      state: NumPy arrays, or what has a ``shape`` and becomes one when it is asked to; read one at
+        a time.
       classes: outputs of ``Wav2Vec2ForCTC``; 0 for ``Wav2Vec2ForPreTraining``. With the settings
         of UniSpeech, of the classifier that it is pretrained with.
+      architecture: as in ``entries``.
+      optional: keys that may be missing; then so are our parameters.
 
     Raises:
       UnmatchedWeights: naming every missing key, every key of theirs that has no place with us,
-        and every key of another shape.
+        and every key of another shape, or with NaN or infinity in it.
     """
     state = dict(state)
     for name, alias in ALIASES.items():
@@ -79,19 +89,25 @@ def from_state_dict(
             state[name] = state.pop(alias)
     shapes = _shapes(config, classes)
     params: dict[str, Any] = {}
-    missing, misshapen = [], []
-    for entry in entries(config, classes):
+    missing, misshapen, broken = [], [], []
+    for entry in entries(config, classes, architecture):
         if entry.theirs not in state:
-            missing.append(entry.theirs)
+            if entry.theirs not in optional:
+                missing.append(entry.theirs)
             continue
-        value = entry.load(np.asarray(state.pop(entry.theirs), np.float32))
-        shape = shapes[entry.ours]
-        if value.shape != (shape if entry.layer is None else shape[1:]):
-            misshapen.append(entry.theirs)
+        theirs = state.pop(entry.theirs)
+        shape = shapes[entry.ours] if entry.layer is None else shapes[entry.ours][1:]
+        if _shape_of(entry.load, theirs.shape) != shape:
+            wanted = list(_shape_of(entry.save, shape))
+            misshapen.append(f"{entry.theirs} {list(theirs.shape)} for {wanted}")
+            continue
+        value = entry.load(np.asarray(theirs, np.float32))
+        if not np.isfinite(np.sum(value, dtype=np.float64)):
+            broken.append(entry.theirs)
             continue
         _put(params, entry, value, config.layers)
-    if missing or misshapen or state:
-        raise UnmatchedWeights(_report(missing, sorted(state), misshapen))
+    if missing or misshapen or state or broken:
+        raise UnmatchedWeights(_report(missing, sorted(state), misshapen, broken))
     return params
 
 
@@ -101,24 +117,27 @@ def to_state_dict(
     *,
     classes: int = 0,
     parametrizations: bool = True,
+    architecture: str = "",
 ) -> dict[str, Array]:
     """Their state dict, fp32, from our parameters (without those of a warm start's head).
 
     Args:
       classes: as in ``from_state_dict``.
       parametrizations: name the weight-normalised parts as PyTorch does now, not as before 2.1.
+      architecture: as in ``entries``.
 
     Raises:
       UnmatchedWeights: naming every parameter of ours that has no place with them.
     """
     ours = {path: np.asarray(value, np.float32) for path, value in _leaves(params)}
-    known = {entry.ours for entry in entries(config, classes)}
+    theirs = list(entries(config, classes, architecture))
+    known = {entry.ours for entry in theirs}
     extra = sorted("/".join(p) for p in ours.keys() - known if p[0] != "log_mel_head")
     missing = sorted("/".join(path) for path in known - ours.keys())
     if extra or missing:
-        raise UnmatchedWeights(_report(missing, extra, []))
+        raise UnmatchedWeights(_report(missing, extra, [], []))
     state = {}
-    for entry in entries(config, classes):
+    for entry in theirs:
         value = ours[entry.ours]
         name = ALIASES.get(entry.theirs, entry.theirs) if parametrizations else entry.theirs
         value = entry.save(value if entry.layer is None else value[entry.layer])
@@ -126,8 +145,14 @@ def to_state_dict(
     return state
 
 
-def entries(config: ModelConfig, classes: int = 0) -> Iterator[Entry]:
-    """Every parameter of the model, once; ``classes`` as in ``from_state_dict``."""
+def entries(config: ModelConfig, classes: int = 0, architecture: str = "") -> Iterator[Entry]:
+    """Every parameter of the model, once.
+
+    Args:
+      classes: as in ``from_state_dict``.
+      architecture: their class, where settings and classes do not tell: "UniSpeechForCTC" has the
+        settings of wav2vec 2.0, "Wav2Vec2Model" and "UniSpeechModel" no heads.
+    """
 
     def plain(theirs, *ours, layer=None):
         yield Entry(theirs, ours, layer, lambda x: x, lambda x: x)
@@ -142,7 +167,8 @@ def entries(config: ModelConfig, classes: int = 0) -> Iterator[Entry]:
 
     reverse = lambda x: x.transpose(2, 1, 0)  # noqa: E731
     is_unispeech = isinstance(config, unispeech.ModelConfig)
-    model = "unispeech" if is_unispeech else "wav2vec2"
+    named_unispeech = architecture.startswith("UniSpeech") or (is_unispeech and not architecture)
+    model = "unispeech" if named_unispeech else "wav2vec2"
     for i in range(len(config.conv_dims)):
         theirs = f"{model}.feature_extractor.conv_layers.{i}"
         ours = ("feature_encoder", f"conv_{i}")
@@ -168,6 +194,8 @@ def entries(config: ModelConfig, classes: int = 0) -> Iterator[Entry]:
         for name, our_name in LAYER_NORMS.items():
             yield from norm(f"{theirs}.{name}", *ours, our_name, layer=i)
 
+    if architecture.endswith("Model"):
+        return
     if classes and not is_unispeech:
         yield from linear("lm_head", "output")
         return
@@ -295,14 +323,23 @@ def _put(params: dict[str, Any], entry: Entry, value: Array, num_layers: int) ->
         params.setdefault(entry.ours[-1], stacked)[entry.layer] = value
 
 
-def _report(missing: list[str], unknown: list[str], misshapen: list[str]) -> str:
-    parts = [
-        f"{what}: {', '.join(names)}"
-        for what, names in (
-            ("missing", missing),
-            ("unknown", unknown),
-            ("of another shape", misshapen),
-        )
-        if names
-    ]
+def _shape_of(layout: Callable[[Array], Array], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of an array in another layout; () where it has not the axes for it."""
+    try:
+        return layout(np.broadcast_to(np.float32(0), shape)).shape
+    except ValueError:
+        return ()
+
+
+def _report(missing: list[str], unknown: list[str], misshapen: list[str], broken: list[str]) -> str:
+    parts = []
+    for what, names in (
+        ("missing", missing),
+        ("unknown", unknown),
+        ("of another shape", misshapen),
+        ("with NaN or infinity", broken),
+    ):
+        if names:
+            rest = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+            parts.append(f"{what}: {', '.join(names[:MOST_NAMES])}{rest}")
     return f"weights do not match the model; {'; '.join(parts)}"

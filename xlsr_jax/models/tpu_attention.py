@@ -18,7 +18,8 @@ from xlsr_jax.models import dropout, tpu
 _LANES = 128
 # Scores of a block of queries: a few such arrays in fp32 are what the chip's own memory holds.
 _SCORES, _QUERIES = 256 * 1024, 256
-_LONGEST = 2048  # frames, 41 s: all keys of a head and their gradients lie on the chip
+_AHEAD = 2048
+_LONGEST = 4096  # frames, 82 s: all keys of a head and their gradients lie on the chip
 
 
 def fits(length: int, width: int, heads: int) -> bool:
@@ -72,7 +73,9 @@ def _specs(lanes, queries, keys):
     scalars = pl.BlockSpec(memory_space=pltpu.SMEM)
     valid = pl.BlockSpec((None, 1, keys), lambda b, h, i: (b, 0, 0))
     of_queries = pl.BlockSpec((None, queries, lanes), lambda b, h, i: (b, i, h))
-    of_keys = pl.BlockSpec((None, keys, lanes), lambda b, h, i: (b, 0, h))
+    # Long keys are not fetched ahead: twice they would not fit.
+    ahead = pl.Buffered(2 if keys <= _AHEAD else 1)
+    of_keys = pl.BlockSpec((None, keys, lanes), lambda b, h, i: (b, 0, h), pipeline_mode=ahead)
     return [scalars, scalars, valid], of_queries, of_keys
 
 

@@ -94,6 +94,8 @@ class Run:
       eval_batches: () -> this host's share of the held-out batches, the same number on all hosts.
       key, eval_key: of everything drawn in updates, and in evaluations.
       about: saved with each checkpoint.
+      load_update: (phase, batch) -> an update compiled earlier and where it was found, or None and
+        why there is none; it is compiled then, as all are without this.
     """
 
     config: LoopConfig
@@ -106,6 +108,7 @@ class Run:
     checkpoints: Checkpoints
     logbook: Logbook
     about: Mapping[str, Any]
+    load_update: Callable[[Phase, Mapping[str, jax.Array]], tuple[Any, str]] | None = None
 
 
 def train(run: Run, state: TrainState) -> TrainState:
@@ -150,11 +153,13 @@ def train(run: Run, state: TrainState) -> TrainState:
             rows, samples = arrays["waveform"].shape
             first = programs.is_new(phase, arrays)
             with clock.paused() if first else contextlib.nullcontext():
+                what = f"{phase.name} for {rows} x {samples / SAMPLE_RATE:.2f} s"
+                loaded = first and programs.load(phase, arrays, what)
                 state, sums = programs.update(phase, state, arrays, run.key)
                 if first:  # compiling is not training time
                     jax.block_until_ready(sums)
-                    shape = f"{rows} x {samples / SAMPLE_RATE:.2f} s"
-                    run.logbook.say(f"compiled {phase.name} for {shape}")
+                    if not loaded:
+                        run.logbook.say(f"compiled {what}")
             audio = rows * float(batch["samples"].mean()) / SAMPLE_RATE
             clock.update(audio, phase.objective.flops(rows, samples), timed=not first)
             window.add(step, sums, batch)
@@ -190,11 +195,21 @@ def make_update(phase: Phase, accumulation: int) -> Any:
     return jax.jit(step, donate_argnums=0)
 
 
+Kind = tuple[str, int, frozenset[str]]
+
+
+def _kind(phase: Phase, batch: Mapping[str, jax.Array]) -> Kind:
+    """What batches of one compiled update share."""
+    return phase.name, batch["waveform"].shape[1], frozenset(batch)
+
+
 class _Programs:
     """The compiled programs of each phase."""
 
     def __init__(self, run: Run) -> None:
-        self._seen: set[tuple[str, int, frozenset[str]]] = set()
+        self._seen: set[Kind] = set()
+        self._load, self._say = run.load_update, run.logbook.say
+        self._loaded: dict[Kind, Any] = {}
         self._updates = {
             phase.name: make_update(phase, run.config.accumulation) for phase in run.phases
         }
@@ -206,12 +221,30 @@ class _Programs:
 
     def is_new(self, phase: Phase, batch: Mapping[str, jax.Array]) -> bool:
         """Whether this is the first batch of its length and kind, which has to be compiled."""
-        kind = (phase.name, batch["waveform"].shape[1], frozenset(batch))
+        kind = _kind(phase, batch)
         new = kind not in self._seen
         self._seen.add(kind)
         return new
 
+    def load(self, phase: Phase, batch: Mapping[str, jax.Array], what: str) -> bool:
+        """Loads the update of a kind of batch where it was compiled earlier; whether it did."""
+        if self._load is None:
+            return False
+        update, told = self._load(phase, batch)
+        self._say(f"{'not ' if update is None else ''}loaded {what}: {told}")
+        if update is not None:
+            self._loaded[_kind(phase, batch)] = update
+        return update is not None
+
     def update(self, phase: Phase, state: TrainState, batch: Any, key: jax.Array) -> Any:
+        loaded = self._loaded.get(_kind(phase, batch))
+        if loaded is not None:
+            try:
+                return loaded(state, batch, key)
+            except (TypeError, ValueError) as error:  # it wants other arrays; nothing has run yet
+                del self._loaded[_kind(phase, batch)]
+                said = " ".join(str(error).split())[:300]
+                self._say(f"what was loaded for {phase.name} is compiled after all: {said}")
         return self._updates[phase.name](state, batch, key)
 
     def evaluate(self, phase: Phase, state: TrainState, batch: Any, key: jax.Array) -> Sums:

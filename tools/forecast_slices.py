@@ -1,0 +1,240 @@
+"""What every config takes on every size of slice: docs/slices.jsonl, docs/slices.md.
+
+    python tools/forecast_slices.py --only 'xlsr10_large@v4-64$'   # some, by a regular expression
+    python tools/forecast_slices.py                                # all that are not there yet
+    python tools/forecast_slices.py --tables                       # docs/slices.md anew
+
+Each is an ``xlsr_jax.compile`` of its own, minutes of one core; what is there is not compiled again
+(``--again`` does). Configs whose updates are the same program share one. Where a batch does not
+fit, the microbatches that ``compile`` names are tried, once more if need be. Weak scaling ("weak:")
+has a fixed number of crops a chip instead of the published batch.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from xlsr_jax import config as configuration
+from xlsr_jax.objectives.wav2vec2 import SAMPLE_RATE
+from xlsr_jax.parallel import topology
+
+ROOT = Path(__file__).resolve().parent.parent
+FIGURES, TABLES = ROOT / "docs" / "slices.jsonl", ROOT / "docs" / "slices.md"
+SLICES = (
+    ("v4-8", 1), ("v4-32", 1), ("v4-64", 1), ("v4-128", 1), ("v4-512", 1), ("v4-1024", 1),
+    ("v5e-64", 1), ("v5p-64", 1), ("v6e-64", 1), ("v4-64", 2),
+)  # fmt: skip
+SMALL = ("quickstart", "finetune_fsdd", "probe_", "transfer_", "cpc_")  # run on one chip
+# Crops a chip of weak scaling: those of the published batch on 64 chips.
+WEAK = {"xlsr10_base": 5, "xlsr10_large": 4, "unispeech_large_many_to_one": 4}
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One program on one slice.
+
+    Attributes:
+      configs: whose update it is; the first is compiled.
+      crops: a chip, of weak scaling; 0 for the published batch.
+    """
+
+    configs: tuple[str, ...]
+    sold_as: str
+    slices: int
+    crops: int = 0
+
+    @property
+    def name(self) -> str:
+        where = f"{self.slices}x{self.sold_as}" if self.slices > 1 else self.sold_as
+        return f"{'weak:' if self.crops else ''}{self.configs[0]}@{where}"
+
+    def flags(self, accumulation: int) -> list[str]:
+        flags = [
+            f"--config=configs/{self.configs[0]}.py",
+            f"--topology={self.sold_as}",
+            f"--slices={self.slices}",
+            f"--config.training.accumulation={accumulation}",
+        ]
+        if self.slices > 1:
+            flags.append(f"--config.mesh.replica={self.slices}")
+        if self.crops:
+            chips = topology.parse(self.sold_as, self.slices).devices
+            seconds = load(self.configs[0]).data.max_crop_samples / SAMPLE_RATE
+            flags.append(f"--config.data.batch_seconds={chips * self.crops * seconds}")
+            flags.append(f"--config.objective.diversity_groups={chips}")
+        return flags
+
+
+def load(name: str) -> Any:
+    """The resolved config of configs/NAME.py."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return configuration.resolve(module.get_config())
+
+
+def program(config: Any) -> str:
+    """What the compiled update depends on; the schedule and the data's names it does not."""
+    told = configuration.to_dict(config)
+    data = {x: told["data"][x] for x in ("batch_seconds", "max_crop_samples", "label_seconds")}
+    parts = [told[x] for x in ("method", "model", "objective", "mesh", "unlabelled")]
+    text = json.dumps([*parts, data, told["training"]["accumulation"]], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def jobs() -> Iterator[Job]:
+    """Weak scaling, then every config of the papers on every slice."""
+    for name, crops in WEAK.items():
+        for sold_as, slices in SLICES[:6]:
+            yield Job((name,), sold_as, slices, crops)
+    programs: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "configs").glob("*.py")):
+        if not path.stem.startswith(SMALL):
+            programs.setdefault(program(load(path.stem)), []).append(path.stem)
+    for names in programs.values():
+        first = next((name for name in names if name in WEAK), names[0])
+        configs = (first, *(name for name in names if name != first))
+        for sold_as, slices in SLICES:
+            yield Job(configs, sold_as, slices)
+
+
+def forecast(job: Job) -> dict[str, Any] | None:
+    """Figures of a job; None, and a line that says why, where there are none."""
+    accumulation, began = load(job.configs[0]).training.accumulation, time.monotonic()
+    for _ in range(3):
+        command = [sys.executable, "-m", "xlsr_jax.compile", "--json", *job.flags(accumulation)]
+        environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        if done.returncode == 2:
+            print(f"{job.name}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+            return None
+        told = json.loads(done.stdout)
+        mend = re.search(r"config\.training\.accumulation=(\d+)", done.stderr)
+        if told["fits"] or not mend:
+            break
+        accumulation = int(mend.group(1))
+    (shape,) = told["shapes"]
+    return {
+        "job": job.name,
+        "configs": job.configs,
+        "chips": told["chips"],
+        "mesh": told["mesh"],
+        "accumulation": accumulation,
+        "fits": told["fits"],
+        "rows": shape["rows"],
+        "samples": shape["samples"],
+        "peak_bytes": shape["memory_bytes"]["peak"],
+        "hbm_bytes": shape["hbm_bytes"],
+        "model_flops": shape["model_flops"],
+        "flops_per_device": shape["flops_per_device"],
+        "traffic_bytes_per_device": shape["traffic_bytes_per_device"],
+        "collectives": shape["collectives"],
+        "seconds": shape["seconds"],
+        "mfu": [shape["mfu"], shape["mfu_messages_waiting"]],
+        "limit": shape["limit"],
+        "hours": told["run"]["hours"],
+        "compiled_in_seconds": round(time.monotonic() - began),
+    }
+
+
+def read() -> dict[str, dict[str, Any]]:
+    """Figures that are there, by the job's name."""
+    if not FIGURES.exists():
+        return {}
+    lines = (json.loads(line) for line in FIGURES.read_text().splitlines())
+    return {line["job"]: line for line in lines}
+
+
+def write(figures: dict[str, dict[str, Any]]) -> None:
+    FIGURES.write_text("".join(json.dumps(line) + "\n" for _, line in sorted(figures.items())))
+    TABLES.write_text(tables(figures))
+
+
+def tables(figures: dict[str, dict[str, Any]]) -> str:
+    """docs/slices.md."""
+    parts = [
+        "# What the configs take on TPU slices\n",
+        "    python tools/forecast_slices.py\n",
+        "Written by that command, from the programs that the TPU's compiler makes (libtpu, without"
+        " a TPU; nothing here was run). Arithmetic at the chip's peak and traffic at its memory's"
+        " speed are added; messages beside them (first figure) or after them (second). Rematerial"
+        "isation is not counted as work in MFU. What is not here was not compiled yet. How to read"
+        " it: [scaling.md](scaling.md).\n",
+    ]
+    weak = {name: each for name, each in figures.items() if name.startswith("weak:")}
+    for title, chosen in (
+        ("Weak scaling: the same crops a chip", weak),
+        ("The published batches", {n: f for n, f in figures.items() if n not in weak}),
+    ):
+        parts.append(f"## {title}\n")
+        for config in sorted({each["configs"][0] for each in chosen.values()}):
+            rows = [each for each in chosen.values() if each["configs"][0] == config]
+            parts.append(_section(sorted(rows, key=lambda row: (row["chips"], row["job"]))))
+    return "\n".join(parts)
+
+
+def _section(rows: list[dict[str, Any]]) -> str:
+    lines = [f"### {', '.join(rows[0]['configs'])}\n"]
+    lines.append(
+        "| slice | chips | crops a chip | microbatches | memory, GiB | TFLOP a chip "
+        "| GB moved a chip | MB received a chip | ms an update | MFU | hours | chip-hours |"
+    )
+    lines.append("|---|" + "---:|" * 11)
+    for row in rows:
+        seconds = row["seconds"]["messages_hidden"], row["seconds"]["messages_waiting"]
+        sent = sum(each["sent"] for each in row["collectives"]) / 1e6
+        fits = "" if row["fits"] else " **does not fit**"
+        cells = [
+            row["job"].rpartition("@")[2],
+            row["chips"],
+            f"{row['rows'] / row['chips']:g} of {row['samples'] / 16000:g} s",
+            row["accumulation"],
+            f"{row['peak_bytes'] / 2**30:.1f} of {row['hbm_bytes'] / 2**30:.0f}{fits}",
+            f"{row['flops_per_device'] / 1e12:.2f}",
+            f"{row['traffic_bytes_per_device'] / 1e9:.1f}",
+            f"{sent:,.0f}",
+            _range(1e3 * seconds[0], 1e3 * seconds[1], ".0f"),
+            _range(100 * row["mfu"][1], 100 * row["mfu"][0], ".0f") + " %",
+            _range(*row["hours"], ".1f"),
+            _range(*(row["chips"] * hours for hours in row["hours"]), ",.0f"),
+        ]
+        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _range(low: float, high: float, form: str) -> str:
+    low, high = format(low, form), format(high, form)
+    return low if low == high else f"{low} to {high}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="regular expression of names")
+    parser.add_argument("--again", action="store_true", help="also what is there")
+    parser.add_argument("--tables", action="store_true", help="write the tables only")
+    arguments = parser.parse_args()
+    figures = read()
+    wanted = [] if arguments.tables else [j for j in jobs() if re.search(arguments.only, j.name)]
+    wanted = [job for job in wanted if arguments.again or job.name not in figures]
+    for number, job in enumerate(wanted, 1):
+        print(f"{job.name} ({number} of {len(wanted)})", file=sys.stderr, flush=True)
+        found = forecast(job)
+        if found is not None:
+            figures = read() | {job.name: found}
+            write(figures)
+            print(f"{job.name}: {found['compiled_in_seconds']} s", file=sys.stderr, flush=True)
+    write(figures)
+
+
+if __name__ == "__main__":
+    main()

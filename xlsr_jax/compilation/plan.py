@@ -1,0 +1,125 @@
+"""What is compiled for a slice or for this machine, what comes of it, and what can go wrong."""
+
+import dataclasses
+import math
+import signal
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from xlsr_jax.compilation import forecast, saved
+from xlsr_jax.compilation.forecast import Forecast
+from xlsr_jax.data.buckets import Shape
+from xlsr_jax.parallel import mesh as meshes
+from xlsr_jax.parallel.topology import Topology
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is to be compiled.
+
+    Attributes:
+      config: of the run.
+      topology: None for the devices of this machine.
+      mesh: devices by axis.
+      kind: of the devices.
+      phases: by name; the last is the one that takes the time.
+      languages, vocabulary: of the corpus; part of the model.
+      note: where the shapes come from.
+      count: of parameters.
+    """
+
+    config: Any
+    topology: Topology | None
+    mesh: Mapping[str, int]
+    kind: str
+    phases: tuple[str, ...]
+    languages: tuple[str, ...]
+    vocabulary: Any
+    shapes: tuple[Shape, ...]
+    note: str
+    count: int
+
+    @property
+    def data_parallel(self) -> int:
+        """Devices that hold different rows."""
+        return math.prod(self.mesh[axis] for axis in meshes.BATCH_AXES)
+
+    @property
+    def remat(self) -> str:
+        return getattr(self.config.model, "remat", "none")
+
+    def describe(self) -> str:
+        devices, topology = math.prod(self.mesh.values()), self.topology
+        if topology is None:
+            where = f"{devices} device(s) here ({self.kind})"
+        else:
+            slices = f"{topology.slices} x " if topology.slices > 1 else ""
+            where = f"{slices}{topology.name} ({slices}{topology.sold_as}), {devices} chips"
+        return (
+            f"{self.config.name}: {self.count / 1e6:.1f} M parameters on {where}\n"
+            f"mesh {dict(self.mesh)}, remat {self.remat}, "
+            f"microbatches {self.config.training.accumulation}; {self.note}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """A compiled update.
+
+    Attributes:
+      forecast: None for the devices of this machine.
+      peak: bytes on one device.
+      file: where it was saved, else "".
+    """
+
+    shape: Shape
+    forecast: Forecast | None
+    peak: int
+    file: str
+
+
+def to_dict(plan: Plan, found: Sequence[Built]) -> dict[str, Any]:
+    """All of it as plain values, in SI units."""
+    about = {"config": plan.config.name, "mesh": dict(plan.mesh), "parameters": plan.count}
+    if plan.topology is not None and found:
+        forecasts = [built.forecast for built in found]
+        return about | forecast.to_dict(forecasts, plan.config.training.updates)
+    shapes = [dataclasses.asdict(built.shape) | {"peak_bytes": built.peak} for built in found]
+    return about | {"devices": plan.kind, "shapes": shapes}
+
+
+def mends(plan: Plan, forecasts: Sequence[Forecast]) -> list[str]:
+    """A line for each shape that does not fit: what to change first."""
+    accumulation = plan.config.training.accumulation
+    remat = getattr(plan.config.model, "remat", "layer")  # other models have none to set
+    lines = []
+    for each in forecasts:
+        if not each.fits:
+            rows = each.shape.rows // plan.data_parallel
+            mend = forecast.smaller(each, accumulation, rows, remat)
+            lines.append(f"{each.shape} does not fit: {mend}")
+    return lines
+
+
+def crash(plan: Plan, shape: Shape, status: int) -> str:
+    """What to say, and to try, where a compiler's process ended with a status of ``subprocess``."""
+    compiler = f"the compiler for {plan.kind}"
+    if plan.topology is not None:
+        compiler = f"the TPU compiler ({saved.compiler('tpu')})"
+    told = f"{compiler} ended with {ending(status)} on shape {shape}"
+    if status == -signal.SIGKILL:
+        return f"{told}: most likely this machine ran out of memory; compile on one with more"
+    other = "layer" if plan.remat == "none" else "none"
+    return (
+        f"{told}; try --config.model.remat={other} or --config.training.accumulation="
+        f"{2 * plan.config.training.accumulation}, which are other programs "
+        "(JAX_TRACEBACK_FILTERING=off shows its trace)"
+    )
+
+
+def ending(status: int) -> str:
+    """ "signal 11 (SIGSEGV)", of a status of ``subprocess``."""
+    if status >= 0:
+        return f"status {status}"
+    names = {int(each): f" ({each.name})" for each in signal.Signals}
+    return f"signal {-status}{names.get(-status, '')}"
