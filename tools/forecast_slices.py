@@ -134,6 +134,7 @@ def forecast(job: Job) -> dict[str, Any] | None:
         "rows": shape["rows"],
         "samples": shape["samples"],
         "peak_bytes": shape["memory_bytes"]["peak"],
+        "parameter_bytes": shape["memory_bytes"]["parameters"] + shape["memory_bytes"]["moments"],
         "hbm_bytes": shape["hbm_bytes"],
         "model_flops": shape["model_flops"],
         "flops_per_device": shape["flops_per_device"],
@@ -187,12 +188,14 @@ def _section(rows: list[dict[str, Any]]) -> str:
     lines = [f"### {', '.join(rows[0]['configs'])}\n"]
     lines.append(
         "| slice | chips | crops a chip | microbatches | memory, GiB | TFLOP a chip "
-        "| GB moved a chip | MB received a chip | ms an update | MFU | hours | chip-hours |"
+        "| GB moved a chip | MB received a chip | ms an update | MFU | audio s a second, 4 chips "
+        "| hours | chip-hours |"
     )
-    lines.append("|---|" + "---:|" * 11)
+    lines.append("|---|" + "---:|" * 12)
     for row in rows:
         seconds = row["seconds"]["messages_hidden"], row["seconds"]["messages_waiting"]
         sent = sum(each["sent"] for each in row["collectives"]) / 1e6
+        audio = 4 * row["rows"] * row["samples"] / SAMPLE_RATE / seconds[0] / row["chips"]
         fits = "" if row["fits"] else " **does not fit**"
         cells = [
             row["job"].rpartition("@")[2],
@@ -205,6 +208,7 @@ def _section(rows: list[dict[str, Any]]) -> str:
             f"{sent:,.0f}",
             _range(1e3 * seconds[0], 1e3 * seconds[1], ".0f"),
             _range(100 * row["mfu"][1], 100 * row["mfu"][0], ".0f") + " %",
+            f"{audio:,.0f}",
             _range(*row["hours"], ".1f"),
             _range(*(row["chips"] * hours for hours in row["hours"]), ",.0f"),
         ]
