@@ -7,6 +7,7 @@ line and back, naming the key of whatever does not fit.
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -72,6 +73,8 @@ def _checked(value: Any, hint: Any, metadata: Mapping[str, Any], key: str) -> An
     if choices and value not in choices:
         raise ConfigError(f"{key} must be one of {', '.join(choices)}; got {value!r}")
     for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, float) and math.isnan(number):
+            raise ConfigError(f"{key} must be a number; got {value!r}")
         if low is not None and number is not None and number < low:
             raise ConfigError(f"{key} must be at least {low}; got {value!r}")
         if high is not None and number is not None and number > high:

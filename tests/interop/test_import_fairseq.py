@@ -183,6 +183,12 @@ def test_one_line_and_nothing_written(made, tmp_path, capsys):
         conv_feature_layers="[(8,10,5)]+[(12,3,2)]+[(8,3,2)]"
     )
     assert "list of convolutions" in said(conv_feature_layers="exit(1)")
+    laughs: tuple = ("ha",)
+    for _ in range(60):  # 2^60 laughs where it is printed
+        laughs = (laughs, laughs)
+    for name in ("dropout", "extractor_mode", "layer_type", "conv_feature_layers", "logit_temp"):
+        assert f"configuration's {name} is no number" in said(**{name: laughs})
+    assert "configuration's dropout is no number" in said(dropout=10**400)
     sources.save_fairseq(path, named, args=None, cfg=None)
     assert "neither cfg nor args" in refused(path, tmp_path, capsys)
     path.write_bytes(b"no checkpoint")

@@ -10,7 +10,7 @@ ARCHITECTURES = (
     "Wav2Vec2ForPreTraining", "Wav2Vec2ForCTC", "Wav2Vec2Model", "UniSpeechForPreTraining",
     "UniSpeechForCTC",
 )  # fmt: skip
-SEEDS, COMPUTED = 100, 4
+SEEDS, COMPUTED = 100, 12
 
 
 def drawn(seed: int) -> tuple[str, dict]:

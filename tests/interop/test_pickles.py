@@ -252,3 +252,43 @@ def test_torch_is_not_needed(torch, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "3.0", done.stderr[-2_000:]
+
+
+def test_a_configuration_of_omegaconf(tmp_path):
+    """As it is pickled: lists name their elements' type, which Python 2 called "long"; tuples of
+    types are made by operator.getitem; a Namespace lies inside a node."""
+    text = lambda s: b"X" + struct.pack("<I", len(s)) + s.encode()  # noqa: E731
+    made = lambda name, state: b"c" + name + b"\n)\x81}(" + state + b"ub"  # noqa: E731
+    content = text("_content") + b"](K\x05K\x07e" + text("element_type") + b"c__builtin__\nlong\n"
+    items = made(b"omegaconf.listconfig\nListConfig", content)
+    pair = b"c_operator\ngetitem\nctyping\nTuple\nc__builtin__\nunicode\n\x86R"
+    whole = b"\x80\x02}(" + text("list") + items + text("t") + pair + b"u."
+    found = torch_files.load(zipped(tmp_path / "a.pt", whole))
+    assert found["list"].state["_content"] == [5, 7] and isinstance(found["t"], Inert)
+
+
+# Few bytes that ask for much: each of these calls could copy a million characters, or pairs.
+LONG = b"X" + struct.pack("<I", 1 << 20) + b"a" * (1 << 20)
+PUT, GET = b"q\x00", b"h\x00"
+AMPLIFIED = {
+    "encode": LONG + PUT + b"0" + 100 * (b"c_codecs\nencode\n" + GET + b"\x85R0"),
+    "size": LONG + PUT + b"0" + 100 * (b"ctorch\nSize\n" + GET + b"\x85R0"),
+    "OrderedDict": b"](" + 100_000 * (b"X\x01\x00\x00\x00aK\x01\x86") + b"e" + PUT + b"0"
+    + 100 * (b"ccollections\nOrderedDict\n" + GET + b"\x85R0"),
+    "BUILD": b"}(" + b"".join(b"J" + struct.pack("<i", i) + b"N" for i in range(100_000)) + b"u"
+    + PUT + b"0" + 100 * (b"cargparse\nNamespace\n)\x81" + GET + b"b0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", AMPLIFIED)
+def test_little_that_asks_for_much(tmp_path, how):
+    with pytest.raises(CheckpointError, match="copies|byte string|torch.Size") as caught:
+        torch_files.load(zipped(tmp_path / "a.pt", b"\x80\x02" + AMPLIFIED[how] + b"N."))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_weights_share_no_storage(torch, tmp_path):
+    whole = torch.zeros(5_000)
+    torch.save({f"w{i}": whole for i in range(50)}, tmp_path / "a.bin")
+    with pytest.raises(CheckpointError, match="1,000,000 bytes, more than the file"):
+        torch_files.load_tensors(tmp_path / "a.bin")

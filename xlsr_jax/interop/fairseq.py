@@ -51,6 +51,7 @@ OTHERWISE = {  # what this model has not, unless it is set so
     "quantize_input": False, "target_glu": False, "layer_type": "transformer", "pos_conv_depth": 1,
     "quantizer_depth": 1,
 }  # fmt: skip
+MOST_TEXT, MOST_ITEMS = 1_000, 100  # characters and items of a setting
 _MISSING = object()
 
 
@@ -66,6 +67,7 @@ def read(path: Path, options: Options) -> Source:
         isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
     ):
         raise CheckpointError(f"{path} is no checkpoint of fairseq: it has no state dict 'model'")
+    torch_files.refuse_shared(path, state)
     settings = _Settings(document, path)
     state = dict(state)
     left_out = leave_out(state, options.leave_out)
@@ -93,6 +95,8 @@ def read(path: Path, options: Options) -> Source:
         shape = found[head + "weight"].shape if head + "weight" in found else (0,)
         classes = shape[0] if shape else 0
         vocabulary = _tokens(path, document, options)
+    elif options.vocabulary is not None:
+        raise ConfigError(f"{path} has no classifier, and so no use for --vocabulary")
     model = _model(path, settings, method, found)
     filled = {}
     projection = f"{prefix}.feature_projection.projection"
@@ -145,12 +149,33 @@ class _Settings:
 
     def get(self, name: str, default: Any = _MISSING) -> Any:
         for node in self.nodes:
-            value = _value(node.get(name))
+            value = _simple(name, node.get(name))
             if value is not None:
                 return value
         if default is _MISSING:
             raise ConfigError(f"the configuration does not say {name}, which tensors do not tell")
         return default
+
+
+def _simple(name: str, value: Any) -> Any:
+    """A setting: a number, a text, or a flat list of them."""
+    value = _value(value)
+    parts = _items(value)
+    for part in [value] if parts is None else parts:
+        plain = part is None or isinstance(part, int | float | str)
+        huge = isinstance(part, int) and part.bit_length() > 64
+        if not plain or huge or isinstance(part, str) and len(part) > MOST_TEXT:
+            raise ConfigError(f"the configuration's {name} is no number, text, or list of them")
+    return value if parts is None else parts
+
+
+def _items(value: Any) -> list[Any] | None:
+    """What a list holds, also one of omegaconf; None where it is none."""
+    if isinstance(value, Inert):
+        value = value.state.get("_content")
+    if not isinstance(value, list | tuple):
+        return None
+    return [_value(item) for item in value[:MOST_ITEMS]]
 
 
 def _value(value: Any) -> Any:
@@ -165,6 +190,7 @@ def _value(value: Any) -> Any:
 
 def _plain(value: Any) -> dict[Any, Any] | None:
     """Attributes or items of a configuration; None where it is none."""
+    value = _value(value)  # fairseq keeps a Namespace as a node of omegaconf
     if isinstance(value, Inert):
         value = value.state.get("_content", value.state)
     return value if isinstance(value, dict) and value else None
@@ -209,7 +235,7 @@ def _objective(settings: _Settings, method: str) -> dict[str, Any]:
         theirs = {"mask_prob": "mask_prob", "mask_length": "mask_length",
                   "mask_channel_prob": "channel_prob", "mask_channel_length": "channel_length",
                   "final_dropout": "final_dropout"}  # fmt: skip
-        found = {ours: _value(outer.get(name)) for name, ours in theirs.items()}
+        found = {ours: _simple(name, outer.get(name)) for name, ours in theirs.items()}
         return {name: value for name, value in found.items() if value is not None}
     objective = {
         "mask_prob": get("mask_prob", 0.65),
@@ -221,7 +247,7 @@ def _objective(settings: _Settings, method: str) -> dict[str, Any]:
     if len(falling) == 3:
         names = ("gumbel_start", "gumbel_floor", "gumbel_decay")
         objective |= dict(zip(names, falling, strict=True))
-    weights = _numbers(_value(settings.criterion.get("loss_weights")))
+    weights = _numbers(_simple("loss_weights", settings.criterion.get("loss_weights")))
     if weights:
         objective["diversity_weight"] = weights[0]
         objective["feature_penalty_weight"] = weights[1] if len(weights) > 1 else 0.0
@@ -230,11 +256,9 @@ def _objective(settings: _Settings, method: str) -> dict[str, Any]:
 
 def _numbers(value: Any) -> list[float]:
     """Numbers of a list, or of its text."""
-    if isinstance(value, Inert):
-        value = value.state.get("_content")
     if isinstance(value, str):
         return [float(part) for part in re.findall(r"\d+(?:\.\d+)?(?:[eE]-?\d+)?", value[:200])]
-    values = [_value(item) for item in value] if isinstance(value, list | tuple) else []
+    values = value if isinstance(value, list | tuple) else []
     return [float(item) for item in values if isinstance(item, int | float)]
 
 

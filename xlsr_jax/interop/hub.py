@@ -99,6 +99,8 @@ def read(path: Path, options: Options) -> Source:
             notes.append(
                 "no vocab.json: symbols are called by their numbers; --vocabulary names it"
             )
+    elif options.vocabulary is not None:
+        raise ConfigError(f"{path} has no classifier, and so no use for --vocabulary")
     normalize, said = _normalize(folder, model)
     return Source(
         path=path,

@@ -271,10 +271,10 @@ def from_config_json(values: Mapping[str, Any]) -> ModelConfig:
     if missing:
         raise ConfigError(f"config.json lacks {', '.join(missing)}; save it with config.to_dict()")
     activation = values.get("hidden_act", "gelu")
-    if activation not in GELU or values.get("feat_extract_activation", activation) != activation:
+    if activation not in GELU or values.get("feat_extract_activation", "gelu") != activation:
         raise ConfigError(
             f"config.json: hidden_act {activation!r} with feat_extract_activation "
-            f"{values.get('feat_extract_activation')!r}; both must be the same, one of "
+            f"{values.get('feat_extract_activation', 'gelu')!r}; both must be the same, one of "
             f"{', '.join(GELU)}"
         )
     if values.get("layer_norm_eps", 1e-5) != 1e-5:
@@ -341,5 +341,6 @@ def _report(missing: list[str], unknown: list[str], misshapen: list[str], broken
     ):
         if names:
             rest = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-            parts.append(f"{what}: {', '.join(names[:MOST_NAMES])}{rest}")
+            shown = (ascii(name)[1:-1] for name in names[:MOST_NAMES])  # files choose their names
+            parts.append(f"{what}: {', '.join(shown)}{rest}")
     return f"weights do not match the model; {'; '.join(parts)}"

@@ -48,7 +48,8 @@ class Imported:
             f"{len(report.taken)} tensors taken, {len(report.left_out)} left out, "
             f"{len(report.initialised)} parameters new",
         ]
-        lines += [f"left out: {name} ({why})" for name, why in report.left_out.items()]
+        left_out = {ascii(name)[1:-1]: why for name, why in report.left_out.items()}
+        lines += [f"left out: {name} ({why})" for name, why in left_out.items()]
         lines += [f"new: {name} ({how})" for name, how in report.initialised.items()]
         if "vocabulary" in self.about:
             told = self.about["vocabulary"]
@@ -118,7 +119,8 @@ def import_run(
     if final.exists():
         raise ConfigError(f"{final} is there already; give --output=RUN another name")
     run = read(path, options)
-    with storage.refusals("write", final), _new_folder(final) as folder:
+    mend = "mend that and run the same command again"
+    with storage.refusals("write", final, mend), _new_folder(final) as folder:
         checkpoints = Checkpoints(folder)
         counters = {n: np.zeros((), np.int32) for n in ("skipped", "skipped_in_a_row")}
         step = run.about["step"]

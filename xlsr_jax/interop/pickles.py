@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 MOST_INSTRUCTIONS = 1_000_000  # a model of a thousand tensors has 30,000, its optimizer as many
+MOST_COPIED = 4_000_000  # items that calls and states hand over; each may be a copy
 MOST_DIGITS = 1_000  # bytes of an integer
 KEYS = (str, int, float, bytes, type(None))
 
@@ -97,6 +98,7 @@ class _Machine:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
+        self.copied = 0
 
     def pop(self) -> Any:
         if self.marks and len(self.stack) <= self.marks[-1]:
@@ -184,7 +186,15 @@ class _Machine:
     def call(self, name: Any, arguments: Any) -> None:
         if not isinstance(name, Name) or not isinstance(arguments, tuple):
             raise Refused("it calls what is no name")
+        for argument in arguments:
+            self.count(argument)
         self.stack.append(self.make(name, arguments))
+
+    def count(self, value: Any) -> None:
+        """Some hundred bytes of instructions could copy one long value again and again."""
+        self.copied += len(value) if isinstance(value, str | bytes | list | tuple | dict) else 1
+        if self.copied > MOST_COPIED:
+            raise Refused("it makes more copies of its values than any checkpoint needs")
 
     def build(self, state: Any, target: Any) -> None:
         """Attributes of a stand-in; those of a dict (a state dict's versions) are passed over."""
@@ -195,6 +205,7 @@ class _Machine:
         parts = state if isinstance(state, tuple) else (state,)
         for part in parts:
             if isinstance(part, dict):
+                self.count(part)
                 target.state.update(part)
 
     def fill(self, target: Any, values: list[Any]) -> None:

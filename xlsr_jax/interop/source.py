@@ -21,6 +21,7 @@ from xlsr_jax.schema import ConfigError
 from xlsr_jax.training.checkpoint import CheckpointError
 
 WIDEST_FRAME = 160_000  # samples; the published models' frames see 400
+WIDEST = 65_536  # codewords, and widths that no tensor of a bare model tells
 MASK = "masked_spec_embed"
 
 INITIALISATIONS = {
@@ -142,6 +143,11 @@ def refuse_contradictions(source: Source) -> None:
                 f"{source.path} contradicts itself: {name} is {told[name]} by its configuration "
                 f"and {found} by its tensors; mend the configuration"
             )
+    for name in ("code_dim", "final_dim"):
+        if getattr(source.model, name) > WIDEST:
+            raise ConfigError(f"{source.path}: {name} is {getattr(source.model, name):,}; mend it")
+    if source.model.groups * source.model.codewords > WIDEST:
+        raise ConfigError(f"{source.path}: more than {WIDEST:,} codewords; mend their number")
     window, _ = source.model.geometry
     if window > WIDEST_FRAME:
         raise ConfigError(f"{source.path}: a frame would see {window} samples; mend the strides")

@@ -100,6 +100,8 @@ def read_hub(folder: Path, vocabulary: Path | None, classes: int, pad: Any) -> T
     """
     path = vocabulary or folder / "vocab.json"
     if not path.is_file():
+        if vocabulary is not None:
+            raise ConfigError(f"--vocabulary: there is no file {vocabulary}")
         return None
     settings: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):

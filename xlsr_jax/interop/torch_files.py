@@ -9,6 +9,7 @@ import io
 import math
 import struct
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from xlsr_jax.training.checkpoint import CheckpointError
 LARGEST_PICKLE = 64 << 20  # bytes; without the storages a checkpoint has some hundred kB
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # the first two pickles of an old file
 MOST_ENTRIES = 100_000
+MOST_ENCODED = 1 << 16  # characters of a byte string that was written for Python 2
 # What zipfile raises of archives that are not whole; ``Refused`` is a ValueError.
 DAMAGED = (
     ValueError, RuntimeError, OSError, EOFError, IndexError, KeyError, OverflowError,
-    struct.error, zipfile.BadZipFile,
+    struct.error, zipfile.BadZipFile, MemoryError, RecursionError,
 )  # fmt: skip
 
 DTYPES = {
@@ -44,7 +46,13 @@ INERT_ROOMS = ("fairseq", "omegaconf")
 INERT = {
     "argparse": {"Namespace"},
     "typing": {"Any", "Union", "Optional", "List", "Dict", "Tuple"},
-    "builtins": {"dict", "list", "tuple", "int", "float", "str", "bool", "bytes", "object", "set"},
+    # "long" and "unicode" are what int and str are called in the pickles that PyTorch writes.
+    "builtins": {
+        *("dict", "list", "tuple", "int", "float", "str", "bool", "bytes", "object", "set"),
+        *("long", "unicode"),
+    },
+    "operator": {"getitem"},  # typing.Tuple[int, str], of a typed configuration
+    "_operator": {"getitem"},
     "collections": {"OrderedDict", "defaultdict", "Counter"},
     "pathlib": {"Path", "PosixPath"},
     "enum": {"Enum"},
@@ -86,8 +94,19 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} holds no state dict")
     for name, value in found.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise CheckpointError(f"{path} holds more than a state dict: {str(name)[:80]!r}")
+            raise CheckpointError(f"{path} holds more than a state dict: {name!r:.80}")
+    refuse_shared(path, found)
     return found
+
+
+def refuse_shared(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Raises ``CheckpointError`` where tensors are larger than their file: many of one storage."""
+    total = sum(math.prod(tensor.shape) * tensor.dtype.itemsize for tensor in state.values())
+    if total > path.stat().st_size:
+        raise CheckpointError(
+            f"{path} was not read: its tensors have {total:,} bytes, more than the file; weights "
+            "share no storage"
+        )
 
 
 def _load_zip(path: Path) -> Any:
@@ -201,8 +220,13 @@ def _make(name: Name, arguments: tuple) -> Any:
     if name.name in ("defaultdict", "Counter"):
         return {}
     if name.name == "Size":
-        return tuple(arguments[0]) if arguments else ()
+        sizes = arguments[0] if arguments else ()
+        if not isinstance(sizes, list | tuple) or len(sizes) > MOST_AXES:
+            raise Refused("it has a torch.Size that is none")
+        return tuple(sizes)
     if name.name == "encode" and arguments and isinstance(arguments[0], str):
+        if len(arguments[0]) > MOST_ENCODED:
+            raise Refused(f"it has a byte string of more than {MOST_ENCODED:,} bytes")
         return arguments[0].encode("latin-1")  # how bytes were written for Python 2
     if name.name == "_reconstructor" and arguments and isinstance(arguments[0], Name):
         return Inert(arguments[0])
