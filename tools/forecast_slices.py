@@ -15,6 +15,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import re
 import subprocess
@@ -59,6 +60,9 @@ class Job:
         return f"{'weak:' if self.crops else ''}{self.configs[0]}@{where}"
 
     def flags(self, accumulation: int) -> list[str]:
+        chips = topology.parse(self.sold_as, self.slices).devices
+        data = load(self.configs[0]).data
+        crop = data.max_crop_samples / SAMPLE_RATE
         flags = [
             f"--config=configs/{self.configs[0]}.py",
             f"--topology={self.sold_as}",
@@ -68,10 +72,11 @@ class Job:
         if self.slices > 1:
             flags.append(f"--config.mesh.replica={self.slices}")
         if self.crops:
-            chips = topology.parse(self.sold_as, self.slices).devices
-            seconds = load(self.configs[0]).data.max_crop_samples / SAMPLE_RATE
-            flags.append(f"--config.data.batch_seconds={chips * self.crops * seconds}")
+            flags.append(f"--config.data.batch_seconds={chips * self.crops * crop}")
             flags.append(f"--config.objective.diversity_groups={chips}")
+        elif data.batch_seconds < chips * crop:  # less than a crop a chip: chips share crops
+            tensor = 1 << math.ceil(math.log2(chips * crop / data.batch_seconds))
+            flags.append(f"--config.mesh.tensor={tensor}")
         return flags
 
 
@@ -123,6 +128,13 @@ def forecast(job: Job) -> dict[str, Any] | None:
         if told["fits"] or not mend:
             break
         accumulation = int(mend.group(1))
+    return figures_of(job, told, accumulation) | {
+        "compiled_in_seconds": round(time.monotonic() - began)
+    }
+
+
+def figures_of(job: Job, told: dict[str, Any], accumulation: int) -> dict[str, Any]:
+    """What is kept of the document that ``xlsr_jax.compile --json`` prints."""
     (shape,) = told["shapes"]
     return {
         "job": job.name,
@@ -144,7 +156,6 @@ def forecast(job: Job) -> dict[str, Any] | None:
         "mfu": [shape["mfu"], shape["mfu_messages_waiting"]],
         "limit": shape["limit"],
         "hours": told["run"]["hours"],
-        "compiled_in_seconds": round(time.monotonic() - began),
     }
 
 

@@ -105,7 +105,8 @@ def rows_per_batch(
             raise ConfigError(
                 f"batch_seconds {batch_seconds:g} holds {fit} crops of {seconds:.2f} s and rows "
                 f"come in multiples of {row_multiple} (devices x accumulation); use batch_seconds "
-                f"of at least {np.ceil(row_multiple * seconds):g}, fewer devices, or shorter crops"
+                f"of at least {np.ceil(row_multiple * seconds):g}, fewer devices, "
+                "a larger config.mesh.tensor, or shorter crops"
             )
         rows.append(fit // row_multiple * row_multiple)
     return tuple(rows)
