@@ -70,6 +70,12 @@ while true; do
     wait "$step" || status=$?
     kill -0 "$step" 2> /dev/null || break
 done
+# A signal may have ended the wait and the step at once: then its own status is still to be had.
+if ((status > 128)); then
+    own=0
+    wait "$step" 2> /dev/null || own=$?
+    ((own == 127)) || status=$own
+fi
 
 if ((out_of_time)); then
     echo "slurm.sh: out of time, the job goes on from its newest checkpoint when it is its turn"
