@@ -36,7 +36,7 @@ SLICES = (
     ("v5e-64", 1), ("v5p-64", 1), ("v6e-64", 1), ("v4-64", 2),
 )  # fmt: skip
 SMALL = ("quickstart", "finetune_fsdd", "probe_", "transfer_", "cpc_")  # run on one chip
-# Crops a chip of weak scaling: those of the published batch on 64 chips.
+# Crops a chip of weak scaling.
 WEAK = {"xlsr10_base": 5, "xlsr10_large": 4, "unispeech_large_many_to_one": 4}
 
 

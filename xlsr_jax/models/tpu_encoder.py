@@ -17,9 +17,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from xlsr_jax.models import tpu
+from xlsr_jax.models import layers, tpu
 
-EPSILON = 1e-5
 _FRAMES = 256  # outputs of a block
 _HALO = 16  # rows of the next block that are read for its first: a whole tile
 _TAPS = 16  # of the first layer, padded to a whole tile
@@ -348,7 +347,7 @@ def _normalised(kind, z, vectors):
     if not kind.norm:
         return z, (None, None)
     centred = z - jnp.mean(z, axis=-1, keepdims=True)
-    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + EPSILON)
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + layers.EPSILON)
     unit = centred * inverse
     return unit * vectors[SCALE] + vectors[SHIFT], (unit, inverse)
 
