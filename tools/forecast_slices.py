@@ -36,6 +36,11 @@ SLICES = (
     ("v5e-64", 1), ("v5p-64", 1), ("v6e-64", 1), ("v4-64", 2),
 )  # fmt: skip
 SMALL = ("quickstart", "finetune_fsdd", "probe_", "transfer_", "cpc_")  # run on one chip
+# Settings that are numbers in the compiled update and change nothing of its work, by method ("": all).
+NUMBERS = {
+    "": ("layerdrop", "alarm_patience", "gumbel_start", "gumbel_floor", "gumbel_decay", "temperature"),
+    "finetune": ("mask_prob", "channel_prob", "freeze_updates"),
+}
 # Crops a chip of weak scaling.
 WEAK = {"xlsr10_base": 5, "xlsr10_large": 4, "unispeech_large_many_to_one": 4}
 
@@ -89,10 +94,13 @@ def load(name: str) -> Any:
 
 
 def program(config: Any) -> str:
-    """What the compiled update depends on; the schedule and the data's names it does not."""
+    """What an update's work depends on; the schedule and the data's names it does not."""
     told = configuration.to_dict(config)
-    data = {x: told["data"][x] for x in ("batch_seconds", "max_crop_samples", "label_seconds")}
-    parts = [told[x] for x in ("method", "model", "objective", "mesh", "unlabelled")]
+    data = {x: told["data"][x] for x in ("batch_seconds", "max_crop_samples")}
+    numbers = (*NUMBERS[""], *NUMBERS.get(told["method"], ()))
+    parts = [told["method"], told["mesh"], told["unlabelled"]]
+    for name in ("model", "objective"):
+        parts.append({x: value for x, value in told[name].items() if x not in numbers})
     text = json.dumps([*parts, data, told["training"]["accumulation"]], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -155,7 +163,6 @@ def figures_of(job: Job, told: dict[str, Any], accumulation: int) -> dict[str, A
         "seconds": shape["seconds"],
         "mfu": [shape["mfu"], shape["mfu_messages_waiting"]],
         "limit": shape["limit"],
-        "hours": told["run"]["hours"],
     }
 
 
@@ -168,6 +175,8 @@ def read() -> dict[str, dict[str, Any]]:
 
 
 def write(figures: dict[str, dict[str, Any]]) -> None:
+    configs = {job.name: job.configs for job in jobs()}  # which share a program may have changed
+    figures = {name: each | {"configs": configs[name]} for name, each in figures.items()}
     FIGURES.write_text("".join(json.dumps(line) + "\n" for _, line in sorted(figures.items())))
     TABLES.write_text(tables(figures))
 
@@ -182,6 +191,7 @@ def tables(figures: dict[str, dict[str, Any]]) -> str:
         " speed are added; messages beside them (first figure) or after them (second). Rematerial"
         "isation is not counted as work in MFU. What is not here was not compiled yet. How to read"
         " it: [scaling.md](scaling.md).\n",
+        _runs({name: each for name, each in figures.items() if not name.startswith("weak:")}),
     ]
     weak = {name: each for name, each in figures.items() if name.startswith("weak:")}
     for title, chosen in (
@@ -195,14 +205,39 @@ def tables(figures: dict[str, dict[str, Any]]) -> str:
     return "\n".join(parts)
 
 
+def _runs(figures: dict[str, dict[str, Any]]) -> str:
+    """Hours and chip-hours of each config's whole schedule, on every slice."""
+    where = [f"{slices}x{sold_as}" if slices > 1 else sold_as for sold_as, slices in SLICES]
+    lines = [
+        "## The papers' runs\n",
+        "Hours of a config's whole schedule, and chip-hours, where no message hides behind"
+        " arithmetic. What a slice costs is its chips' price times the second figure.\n",
+        f"| config | updates | {' | '.join(where)} |",
+        "|---|" + "---:|" * (len(where) + 1),
+    ]
+    by_config: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, each in figures.items():
+        for config in each["configs"] if each["fits"] else ():
+            by_config.setdefault(config, {})[name.rpartition("@")[2]] = each
+    for config, there in sorted(by_config.items()):
+        updates = load(config).training.updates
+        cells = [_cost(updates, there[x]) if x in there else "" for x in where]
+        lines.append(f"| {config} | {updates:,} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cost(updates: int, row: dict[str, Any]) -> str:
+    hours = updates * row["seconds"]["messages_waiting"] / 3600
+    return f"{hours:,.1f}, {row['chips'] * hours:,.0f}"
+
+
 def _section(rows: list[dict[str, Any]]) -> str:
     lines = [f"### {', '.join(rows[0]['configs'])}\n"]
     lines.append(
         "| slice | chips | crops a chip | microbatches | memory, GiB | TFLOP a chip "
-        "| GB moved a chip | MB received a chip | ms an update | MFU | audio s a second, 4 chips "
-        "| hours | chip-hours |"
+        "| GB moved a chip | MB received a chip | ms an update | MFU | audio s a second, 4 chips |"
     )
-    lines.append("|---|" + "---:|" * 12)
+    lines.append("|---|" + "---:|" * 10)
     for row in rows:
         seconds = row["seconds"]["messages_hidden"], row["seconds"]["messages_waiting"]
         sent = sum(each["sent"] for each in row["collectives"]) / 1e6
@@ -220,8 +255,6 @@ def _section(rows: list[dict[str, Any]]) -> str:
             _range(1e3 * seconds[0], 1e3 * seconds[1], ".0f"),
             _range(100 * row["mfu"][1], 100 * row["mfu"][0], ".0f") + " %",
             f"{audio:,.0f}",
-            _range(*row["hours"], ".1f"),
-            _range(*(row["chips"] * hours for hours in row["hours"]), ",.0f"),
         ]
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     return "\n".join(lines) + "\n"
