@@ -9,6 +9,8 @@ other rows of the batch, of its cut into microbatches, and of its sharding over 
 import jax
 import jax.numpy as jnp
 
+from xlsr_jax.models import layers
+
 # Odd multipliers with good avalanche ("lowbias32", found by Wellons' hash prospector search).
 _FIRST, _SECOND = 0x7FEB352D, 0x846CA68B
 _GOLDEN = 0x9E3779B9  # 2^32 over the golden ratio: spreads consecutive sites
@@ -52,14 +54,17 @@ _dropout.defvjp(
 
 
 def uniform_bits(shape: tuple[int, ...], seeds_B2: jax.Array, site: jax.Array) -> jax.Array:
-    """uint32 bits of ``shape`` [B, ...], each a hash of its row's seeds, the site, its index."""
+    """uint32 bits of ``shape`` [B, ...], each a hash of its row's seeds, the site, its index.
+
+    Elements are counted as if each axis were filled up to whole tiles, as TPUs may have it.
+    """
     seeds_B2 = at_site(seeds_B2, site)
     first, second = (seeds_B2[:, i].reshape(-1, *(1,) * (len(shape) - 1)) for i in (0, 1))
     index = jnp.zeros(shape, jnp.uint32)
     stride = 1
     for axis in reversed(range(1, len(shape))):
         index += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride)
-        stride *= shape[axis]
+        stride *= layers.tiled(shape[axis])
     return bits_of(index, first, second)
 
 

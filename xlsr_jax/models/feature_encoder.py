@@ -149,9 +149,12 @@ def _patches(x_BN, width, stride, axis=-1):
 
     With ``axis`` 1 [B, width, N / stride].
     """
-    end = x_BN.shape[1]
-    x_BN = jnp.pad(x_BN, ((0, 0), (0, width)))
-    return jnp.stack([x_BN[:, j : j + end : stride] for j in range(width)], axis=axis)
+    blocks = x_BN.shape[1] // stride
+    x_BN = jnp.pad(x_BN, ((0, 0), (0, -(-width // stride) * stride)))
+    # Each place in a block is picked out once; later taps see later blocks.
+    places = [x_BN[:, j::stride] for j in range(min(stride, width))]
+    taps = (divmod(j, stride) for j in range(width))
+    return jnp.stack([places[place][:, ahead : ahead + blocks] for ahead, place in taps], axis=axis)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -11,7 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from xlsr_jax.models import tpu
+
 EPSILON = 1e-5  # of every norm, as in the published models
+
+TILE = 8  # rows of a TPU's tile: whole tiles of frames are merged with rows without being moved
 
 Params = dict[str, Any]
 Constrain = Callable[..., jax.Array]
@@ -20,6 +24,39 @@ Constrain = Callable[..., jax.Array]
 def unconstrained(x: jax.Array, *axes: str | None) -> jax.Array:
     """The ``constrain`` of a program without a mesh: returns ``x``."""
     return x
+
+
+def tiled(frames: int) -> int:
+    """``frames`` filled up to whole tiles."""
+    return -(-frames // TILE) * TILE
+
+
+def in_tiles(x_BT: jax.Array) -> jax.Array:
+    """[B, T, ...]; on TPUs with zeros after the last frame, up to whole tiles."""
+    missing = tiled(x_BT.shape[1]) - x_BT.shape[1] if tpu.here() else 0
+    return jnp.pad(x_BT, ((0, 0), (0, missing), *((0, 0),) * (x_BT.ndim - 2))) if missing else x_BT
+
+
+@jax.custom_vjp
+def take_masked(x_BTC: jax.Array, mask_BT: jax.Array, positions_BM: jax.Array) -> jax.Array:
+    """[B, M, C]: the masked frames of ``x_BTC``, in order, then frames of which none matters.
+
+    Args:
+      positions_BM: int32, of the masked frames; what is beyond their number has no gradient.
+    """
+    return jnp.take_along_axis(x_BTC, positions_BM[..., None], axis=1)
+
+
+def _take_masked_backward(mask_BT, g_BMC):
+    # Gathered as well: a frame's gradient is that of its place among the masked ones.
+    place_BT = jnp.maximum(jnp.cumsum(mask_BT, axis=1) - 1, 0)
+    g_BTC = jnp.take_along_axis(g_BMC, place_BT[..., None], axis=1)
+    return jnp.where(mask_BT[..., None], g_BTC, 0), None, None
+
+
+take_masked.defvjp(
+    lambda x, mask, positions: (take_masked(x, mask, positions), mask), _take_masked_backward
+)
 
 
 def layer_norm(x: jax.Array, params: Params) -> jax.Array:

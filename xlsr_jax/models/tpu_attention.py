@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from xlsr_jax.models import dropout, tpu
+from xlsr_jax.models import dropout, layers, tpu
 
 _LANES = 128
 # Scores of a block of queries: a few such arrays in fp32 are what the chip's own memory holds.
@@ -205,7 +205,8 @@ def _dropped(rate, first, seeds, shape, head, heads, length):
     number = first[0] + pl.program_id(1) * heads + head
     query = jax.lax.broadcasted_iota(jnp.int32, shape, 0) + block * shape[0]
     column = jax.lax.broadcasted_iota(jnp.int32, shape, 1)
-    index = ((number * length + query) * length + column).astype(jnp.uint32)
+    across = layers.tiled(length)
+    index = ((number * across + query) * across + column).astype(jnp.uint32)
     bits = dropout.bits_of(index, seeds[row, 0], seeds[row, 1])
     return bits < jnp.uint32(dropout.threshold(rate))
 

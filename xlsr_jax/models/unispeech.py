@@ -44,8 +44,8 @@ class Forward(NamedTuple):
     """``wav2vec2.Forward``, and what UniSpeech adds.
 
     Attributes:
-      everywhere: ``Quantized`` of all T frames, with noise of its own.
-      vectors: [B, T, P] fp32, projected quantized vectors of all frames.
+      everywhere: ``Quantized`` of all T frames, with noise of its own; on TPUs T in whole tiles.
+      vectors: [B, T, P] fp32, projected quantized vectors of all frames, as many.
       logits: [B, T, V] fp32 of the classifier; None where it has no classes.
     """
 
@@ -142,23 +142,28 @@ class UniSpeech(Wav2Vec2):
         """
         seeds = None if randomness is None else randomness.seeds
         features = self.encode(waveform_BN, samples_B)
-        normalised = self.normalise(features)
+        length, mask_BT = features.shape[1], layers.in_tiles(mask_BT)
+        normalised = self.normalise(layers.in_tiles(features))
         frames_B = self.config.frames(samples_B)
         last, hidden = self.contextualise(normalised, frames_B, mask_BT, randomness=randomness)
         unmasked = dropout(
             normalised, self.config.dropout_features, seeds, context_network.SITE_FEATURES
         )
-        take = lambda x: jnp.take_along_axis(x, masked_BM[..., None], axis=1)  # noqa: E731
+        take = lambda x: layers.take_masked(x, mask_BT, masked_BM)  # noqa: E731
         quantized = self.quantize(take(unmasked), gumbel_BMGV, temperature)
         targets, contexts = self.project(quantized), take(last)
         if self.config.targets == "final_dim":
             contexts = layers.linear(contexts, self.context_projection)
         contexts = self.constrain(contexts.astype(jnp.float32), "batch", None, None)
+        if everywhere_BTGV is not None:
+            everywhere_BTGV = layers.in_tiles(everywhere_BTGV)
         everywhere = self.quantize(unmasked, everywhere_BTGV, temperature)
         vectors = self.project(everywhere)
         logits = None
         if self.classes:
-            logits = self.classify(last, vectors, replace_BT, randomness)
+            replace_BT = None if replace_BT is None else layers.in_tiles(replace_BT)
+            logits = self.classify(last, vectors, replace_BT, randomness)[:, :length]
+        hidden, last = hidden[:, :, :length], last[:, :length]
         return Forward(
             contexts, targets, quantized, features, hidden, last, everywhere, vectors, logits
         )

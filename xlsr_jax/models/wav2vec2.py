@@ -202,10 +202,13 @@ class Wav2Vec2(nn.Module):
         ``mask_BT`` frames are replaced by the mask embedding, ``channel_mask_BD`` channels by 0.
         """
         seeds = None if randomness is None else randomness.seeds
-        x = layers.linear(normalised_BTC, self.feature_projection)
+        length = normalised_BTC.shape[1]
+        x = layers.linear(layers.in_tiles(normalised_BTC), self.feature_projection)
         x = dropout(x, self.config.dropout_input, seeds, context_network.SITE_INPUT)
+        mask_BT = None if mask_BT is None else layers.in_tiles(mask_BT)
         x = layers.masked(x, mask_BT, channel_mask_BD, self.mask_embedding)
-        return self.context_network(x, frames_B, randomness)
+        last, hidden = self.context_network(x, frames_B, randomness)
+        return last[:, :length], hidden[:, :, :length]
 
     def read(
         self,
@@ -255,15 +258,17 @@ class Wav2Vec2(nn.Module):
         """
         seeds = None if randomness is None else randomness.seeds
         features = self.encode(waveform_BN, samples_B)
-        normalised = self.normalise(features)
+        length, mask_BT = features.shape[1], layers.in_tiles(mask_BT)
+        normalised = self.normalise(layers.in_tiles(features))
         frames_B = self.config.frames(samples_B)
         last, hidden = self.contextualise(normalised, frames_B, mask_BT, randomness=randomness)
         unmasked = dropout(
             normalised, self.config.dropout_features, seeds, context_network.SITE_FEATURES
         )
-        take = lambda x: jnp.take_along_axis(x, masked_BM[..., None], axis=1)  # noqa: E731
+        take = lambda x: layers.take_masked(x, mask_BT, masked_BM)  # noqa: E731
         quantized = self.quantize(take(unmasked), gumbel_BMGV, temperature)
         targets = layers.linear(quantized.vectors, self.quantized_projection)
         contexts = layers.linear(take(last), self.context_projection)
         contexts = self.constrain(contexts.astype(jnp.float32), "batch", None, None)
+        hidden, last = hidden[:, :, :length], last[:, :length]
         return Forward(contexts, targets, quantized, features, hidden, last)

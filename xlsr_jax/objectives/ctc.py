@@ -100,9 +100,9 @@ def apply_head(
 
     Kernel and stride 1 is a linear layer a frame; 8 and 4 the probe of modified CPC's paper.
     """
-    if kernel == 1 and stride == 1:
-        return layers.linear(x_BTD, head).astype(jnp.float32), frames_B
     length = x_BTD.shape[1]
+    if kernel == 1 and stride == 1:
+        return layers.linear(layers.in_tiles(x_BTD), head)[:, :length].astype(jnp.float32), frames_B
     outputs = max((length - kernel) // stride + 1, 1)
     reach = (outputs - 1) * stride + kernel
     x_BTD = jnp.pad(x_BTD, ((0, 0), (0, max(reach - length, 0)), (0, 0)))

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from xlsr_jax.models import layers
+
 
 class Masked(NamedTuple):
     """The masked frames of a batch.
@@ -79,7 +81,11 @@ def span_mask(
 
 
 def gather_masked(mask_BT: jax.Array, bound: int) -> Masked:
-    """The positions of the masked frames as a dense [B, bound] with their validity."""
+    """The positions of the masked frames as a dense [B, bound] with their validity.
+
+    On TPUs M is ``bound`` filled up to whole tiles.
+    """
     positions = jnp.argsort(~mask_BT, axis=1, stable=True)[:, :bound].astype(jnp.int32)
+    positions = layers.in_tiles(positions)
     count_B = jnp.sum(mask_BT, axis=1)
     return Masked(mask_BT, positions, jnp.arange(positions.shape[1]) < count_B[:, None])
