@@ -36,11 +36,13 @@ SLICES = (
     ("v5e-64", 1), ("v5p-64", 1), ("v6e-64", 1), ("v4-64", 2),
 )  # fmt: skip
 SMALL = ("quickstart", "finetune_fsdd", "probe_", "transfer_", "cpc_")  # run on one chip
-# Settings that are numbers in the compiled update and change nothing of its work, by method ("": all).
+# Settings that are numbers in the compiled update and change nothing of its work, by method.
 NUMBERS = {
-    "": ("layerdrop", "alarm_patience", "gumbel_start", "gumbel_floor", "gumbel_decay", "temperature"),
+    "": (
+        "layerdrop", "alarm_patience", "gumbel_start", "gumbel_floor", "gumbel_decay", "temperature",
+    ),
     "finetune": ("mask_prob", "channel_prob", "freeze_updates"),
-}
+}  # fmt: skip
 # Crops a chip of weak scaling.
 WEAK = {"xlsr10_base": 5, "xlsr10_large": 4, "unispeech_large_many_to_one": 4}
 
@@ -131,6 +133,8 @@ def forecast(job: Job) -> dict[str, Any] | None:
         if done.returncode == 2:
             print(f"{job.name}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
             return None
+        if not done.stdout:
+            raise RuntimeError(f"{job.name}: compile ended with\n{done.stderr}")
         told = json.loads(done.stdout)
         mend = re.search(r"config\.training\.accumulation=(\d+)", done.stderr)
         if told["fits"] or not mend:

@@ -48,7 +48,9 @@ def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, int, int]:
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
     """The mesh over all (or the given) devices, axes (replica, fsdp, tensor).
 
-    Of several TPU slices each holds whole replicas, so that only gradients cross between them.
+    Of several TPU slices each holds whole replicas, so that only gradients cross between them. The
+    devices of a process are neighbours on the batch's axes, so that a host reads one part of a
+    batch; JAX's own order follows the torus and scatters them.
 
     Raises:
       ConfigError: sizes that do not fit the devices or the slices.
@@ -57,7 +59,11 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
     shape, types = mesh_shape(config, len(devices)), (AxisType.Auto,) * 3
     slices = len({getattr(device, "slice_index", None) for device in devices})
     if slices == 1:
-        return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+        try:
+            placed = mesh_utils.create_device_mesh(shape, devices)
+        except NotImplementedError:  # an axis is part of a side of the torus, 2 of 4 x 8 x 8
+            placed = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+        return Mesh(_by_process(placed), AXES, axis_types=types)
     replica, fsdp, tensor = shape
     if replica % slices:
         raise ConfigError(
@@ -66,7 +72,20 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
         )
     inside = (replica // slices, fsdp, tensor)
     placed = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), devices)
-    return Mesh(placed, AXES, axis_types=types)
+    return Mesh(_by_process(placed), AXES, axis_types=types)
+
+
+def _by_process(placed: np.ndarray) -> np.ndarray:
+    """Devices [replica, fsdp, tensor], those that hold rows reordered by their processes."""
+    rows = placed.reshape(-1, placed.shape[-1])
+    holders = [_holders(row) for row in rows]
+    number = {holder: i for i, holder in enumerate(dict.fromkeys(holders))}
+    order = sorted(range(len(rows)), key=lambda row: number[holders[row]])
+    return rows[order].reshape(placed.shape)
+
+
+def _holders(devices: np.ndarray) -> frozenset[int]:
+    return frozenset(device.process_index for device in devices)
 
 
 def data_parallel(mesh: Mesh) -> int:
@@ -74,8 +93,8 @@ def data_parallel(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
-def host_rows(mesh: Mesh) -> tuple[int, int]:
-    """Which equal part of the rows this process holds, and how many parts there are.
+def host_rows(mesh: Mesh, process: int | None = None) -> tuple[int, int]:
+    """Which equal part of the rows a process (this one) holds, and how many parts there are.
 
     Processes that share rows (a tensor axis across hosts) have the same part.
 
@@ -83,8 +102,9 @@ def host_rows(mesh: Mesh) -> tuple[int, int]:
       ConfigError: where the mesh scatters a process's rows over the batch.
     """
     parts = data_parallel(mesh)
-    places = batch_sharding(mesh).addressable_devices_indices_map((parts,)).values()
-    mine = sorted({index[0].start or 0 for index in places})
+    process = jax.process_index() if process is None else process
+    rows = mesh.devices.reshape(parts, -1)
+    mine = [part for part, devices in enumerate(rows) if process in _holders(devices)]
     first, count = mine[0], len(mine)
     if mine != list(range(first, first + count)) or parts % count or first % count:
         raise ConfigError(
