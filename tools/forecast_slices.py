@@ -39,7 +39,7 @@ SMALL = ("quickstart", "finetune_fsdd", "probe_", "transfer_", "cpc_")  # run on
 # Settings that are numbers in the compiled update and change nothing of its work, by method.
 NUMBERS = {
     "": (
-        "layerdrop", "alarm_patience", "gumbel_start", "gumbel_floor", "gumbel_decay", "temperature",
+        "layerdrop", "temperature", "gumbel_start", "gumbel_floor", "gumbel_decay", "alarm_patience"
     ),
     "finetune": ("mask_prob", "channel_prob", "freeze_updates"),
 }  # fmt: skip
