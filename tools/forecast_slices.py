@@ -140,8 +140,10 @@ def forecast(job: Job) -> dict[str, Any] | None:
         if told["fits"] or not mend:
             break
         accumulation = int(mend.group(1))
+    commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True)
     return figures_of(job, told, accumulation) | {
-        "compiled_in_seconds": round(time.monotonic() - began)
+        "compiled_in_seconds": round(time.monotonic() - began),
+        "commit": commit.strip(),
     }
 
 
@@ -194,7 +196,8 @@ def tables(figures: dict[str, dict[str, Any]]) -> str:
         " a TPU; nothing here was run). Arithmetic at the chip's peak and traffic at its memory's"
         " speed are added; messages beside them (first figure) or after them (second). Rematerial"
         "isation is not counted as work in MFU. What is not here was not compiled yet. How to read"
-        " it: [scaling.md](scaling.md).\n",
+        " it: [scaling.md](scaling.md). slices.jsonl says of which commit each row's program is;"
+        " those before 610d674 have frames as they come, later ones in whole tiles.\n",
         _runs({name: each for name, each in figures.items() if not name.startswith("weak:")}),
     ]
     weak = {name: each for name, each in figures.items() if name.startswith("weak:")}

@@ -18,7 +18,8 @@ CASES = (  # slice, how many, replica, tensor
 def test_a_host_holds_one_part_of_the_rows(root, monkeypatch):
     pytest.importorskip("libtpu")
     monkeypatch.chdir(root)
-    child.call("tests.parallel.test_slices_hosts:check")  # the TPU's library takes signals; not in this process
+    # Not in this process: the TPU's library would take its signals.
+    child.call("tests.parallel.test_slices_hosts:check")
 
 
 def check() -> None:
