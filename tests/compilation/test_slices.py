@@ -30,17 +30,21 @@ def test_a_config_fits_the_slice_that_it_names(path: Path):
 
 @pytest.mark.parametrize("config", sorted(slices.WEAK))
 def test_weak_scaling(config):
-    """At a fixed number of crops a chip, a chip's arithmetic and memory stay as they are.
+    """At a fixed number of crops a chip, its arithmetic stays as it is, and it needs no more memory.
 
-    But for parameters, their two moments and their gradients, of which a chip has a part.
+    Without parameters, their two moments and their gradients, of which a chip has a part, memory
+    is within 3 % for Base; Large's buffers for sums of gradients and weights come to a ninth.
     """
     rows = [f for name, f in FIGURES.items() if name.startswith(f"weak:{config}@")]
+    rows.sort(key=lambda row: row["chips"])
     if len(rows) < 2:
         pytest.skip(f"of {config} fewer than two slices are compiled")
     flops = [row["flops_per_device"] for row in rows]
-    memory = [row["peak_bytes"] - 4 / 3 * row["parameter_bytes"] for row in rows]
-    for values in flops, memory:
-        assert max(values) < 1.03 * min(values), [row["job"] for row in rows]
+    assert max(flops) < 1.03 * min(flops)
+    peak = [row["peak_bytes"] for row in rows]
+    assert max(peak) < 1.03 * peak[0]
+    rest = [row["peak_bytes"] - 4 / 3 * row["parameter_bytes"] for row in rows]
+    assert max(rest) < (1.03 if config == "xlsr10_base" else 1.12) * min(rest)
 
 
 @pytest.mark.aot
