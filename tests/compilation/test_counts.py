@@ -92,6 +92,28 @@ def test_messages_by_axes():
     assert found["all-reduce"].sent == 3 * 2 * mean * 3 / 4
 
 
+SLICES = """ENTRY %main (x: bf16[32,8,128]) -> bf16[32,8,128] {
+  %x = bf16[32,8,128]{2,1,0:T(8,128)(2,1)} parameter(0)
+  %after = token[] after-all()
+  %send = (bf16[32,8,128]{2,1,0:T(8,128)(2,1)}, u32[], token[]) send(%x, %after), channel_id=2, \
+is_host_transfer=true, frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}
+  %recv = (bf16[32,8,128]{2,1,0:T(8,128)(2,1)}, u32[], token[]) recv(%after), channel_id=1, \
+is_host_transfer=true, frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}
+  %done = (bf16[32,8,128]{2,1,0:T(8,128)(2,1)}, token[]) recv-done(%recv), channel_id=1
+  ROOT %y = bf16[32,8,128]{2,1,0:T(8,128)(2,1)} get-tuple-element(%done), index=0
+}
+"""
+
+
+def test_messages_between_slices():
+    """They are transfers to the host; of a sum over n slices 2 (n - 1) / n times is received."""
+    read, size = program.read(SLICES), 2 * 32 * 8 * 128
+    for slices, times in ((2, 1.0), (4, 1.5)):
+        (each,) = counts.collectives(read, MESH, slices)
+        assert (each.kind, each.axes, each.count) == ("all-reduce", ("slices",), 1)
+        assert each.bytes == size and each.sent == times * size
+
+
 KERNELS = """ENTRY %main (x: bf16[4,64,128], k: bf16[128,32]) -> bf16[4,64,32] {
   %x = bf16[4,64,128]{2,1,0:T(8,128)(2,1)} parameter(0)
   %k = bf16[128,32]{1,0:T(8,128)(2,1)} parameter(1)

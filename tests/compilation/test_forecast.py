@@ -35,7 +35,7 @@ def made(slices=1, **memory):
     sizes = {"parameters": 1, "moments": 2, "batch": 1, "activations": 8, "code": 0} | memory
     messages = (
         Collective("all-gather", ("fsdp",), 1, 6e9, 6e9),
-        Collective("all-reduce", ("replica",), 1, 6.25e9, 6.25e9),
+        Collective("all-reduce", ("slices",) if slices > 1 else ("replica",), 1, 6.25e9, 6.25e9),
     )
     return Forecast(
         Shape(64, 16_000), topology.parse("v4-128", slices),

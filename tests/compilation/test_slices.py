@@ -30,7 +30,7 @@ def test_a_config_fits_the_slice_that_it_names(path: Path):
 
 @pytest.mark.parametrize("config", sorted(slices.WEAK))
 def test_weak_scaling(config):
-    """At a fixed number of crops a chip, its arithmetic stays as it is, and it needs no more memory.
+    """At a fixed number of crops a chip, its arithmetic stays, and it needs no more memory.
 
     Without parameters, their two moments and their gradients, of which a chip has a part, memory
     is within 3 % for Base; Large's buffers for sums of gradients and weights come to a ninth.

@@ -23,6 +23,7 @@ _FREE = {
 }  # fmt: skip
 _KERNEL = 'custom_call_target="tpu_custom_call"'
 _PARTS = ("dynamic-slice", "slice", "gather")  # read as much as they give
+SLICES = "slices"  # what messages over the data centre's network run along; no axis of the mesh
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
 
@@ -32,7 +33,7 @@ class Collective:
 
     Attributes:
       kind: one of ``COLLECTIVES``.
-      axes: of the mesh over which chips exchange.
+      axes: of the mesh over which chips of a slice exchange, or ``SLICES`` alone.
       count: in an update.
       bytes: of the whole arrays, an update.
       sent: bytes that a chip receives, an update.
@@ -193,12 +194,17 @@ def _past_names(inside: Computation, value: Instruction | None) -> Instruction |
     return value
 
 
-def collectives(program: Program, mesh: Mapping[str, int]) -> list[Collective]:
+def collectives(program: Program, mesh: Mapping[str, int], slices: int = 1) -> list[Collective]:
     """Messages of one run by kind and axes of the mesh, the most bytes first."""
     found: dict[tuple[str, tuple[str, ...]], list[float]] = {}
     for name, times in program.runs.items():
         computation = program.computations[name]
         for each in computation.values():
+            if each.opcode == "recv" and (kind := _kind_between_slices(each)):
+                size = float(each.arrays[0].bytes)
+                sent = size * (slices - 1) / slices * (2.0 if kind == "all-reduce" else 1.0)
+                _add(found, (kind, (SLICES,)), times, size, sent)
+                continue
             kind = _kind(each)
             if kind is None or each.opcode.endswith("-done"):
                 continue
@@ -215,11 +221,21 @@ def collectives(program: Program, mesh: Mapping[str, int]) -> list[Collective]:
             sent = size * (members - 1) / members * passed.get(kind, 1.0)
             if kind == "reduce-scatter" and each.opcode.startswith("reduce-scatter"):
                 size, sent = size * members, sent * members  # the result is a share
-            sums = found.setdefault((kind, axes), [0, 0.0, 0.0])
-            for i, amount in enumerate((1, size, sent)):
-                sums[i] += times * amount
+            _add(found, (kind, axes), times, size, sent)
     listed = [Collective(*key, int(n), size, sent) for key, (n, size, sent) in found.items()]
     return sorted(listed, key=lambda each: -each.sent)
+
+
+def _add(found, key, times, size, sent):
+    sums = found.setdefault(key, [0, 0.0, 0.0])
+    for i, amount in enumerate((1, size, sent)):
+        sums[i] += times * amount
+
+
+def _kind_between_slices(each: Instruction) -> str | None:
+    """Hosts pass on what slices exchange: to a chip's program that is a transfer to its host."""
+    found = re.search(r'_xla_megascale_transfer_type="(\w+)"', each.attributes)
+    return found.group(1).lower().replace("_", "-") if found else None
 
 
 def _kind(each: Instruction) -> str | None:

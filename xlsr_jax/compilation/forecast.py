@@ -21,8 +21,6 @@ from xlsr_jax.data.buckets import Shape
 from xlsr_jax.parallel.topology import GIB, Topology
 from xlsr_jax.training.state import TrainState
 
-SLICES = "replica"  # the axis of the mesh that lies across slices
-
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
@@ -84,7 +82,7 @@ class Forecast:
 
     def seconds_of(self, messages: Collective) -> float:
         """Between slices at the data centre's speed, within one at that of its links."""
-        if self.topology.slices > 1 and SLICES in messages.axes:
+        if counts.SLICES in messages.axes:
             return messages.sent / self.topology.chip.dcn_speed
         return messages.sent / self.topology.ring_speed
 
@@ -141,7 +139,7 @@ def forecast(
         model_flops=model_flops,
         flops=counts.flops(read),
         traffic=counts.traffic(read),
-        collectives=tuple(counts.collectives(read, dict(mesh.shape))),
+        collectives=tuple(counts.collectives(read, dict(mesh.shape), topology.slices)),
     )
 
 
@@ -218,7 +216,7 @@ def lines(found: Forecast) -> list[str]:
         f"  traffic   {found.traffic / 1e9:.1f} GB a device",
     ]
     for each in found.collectives:
-        link = "DCN" if found.topology.slices > 1 and SLICES in each.axes else "ICI"
+        link = "DCN" if counts.SLICES in each.axes else "ICI"
         told.append(
             f"  messages  {each.kind} over {' and '.join(each.axes)} ({link}): {each.count:,}, "
             f"{each.sent / 1e6:,.1f} MB in, {1e3 * found.seconds_of(each):.1f} ms"
