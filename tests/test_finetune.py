@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -129,6 +130,24 @@ def test_the_best_rate_is_kept(tmp_path, tiny_corpus, pretrained):
     assert f"kept {choice['kept']}" in said
     _, about = load_parameters(workdir)
     assert about["config"]["optimizer"]["peak_lr"] == float(choice["kept"][3:])
+
+
+def test_a_stop_ends_the_choice_of_a_rate(tmp_path, tiny_corpus, pretrained):
+    """The next rate does not begin, and nothing is chosen from a run that was cut short."""
+    workdir = tmp_path / "run"
+    flags = ("--config.optimizer.peak_lr_choices=(0.0,0.01)", "--config.training.updates=2000",
+             "--config.training.log_every=1", f"--config.init_from={pretrained}")  # fmt: skip
+    command = runs.command(workdir, tiny_corpus, *QUICK, *flags, **CONFIG)
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=runs.environment(), stderr=pipe, text=True) as process:
+        deadline, log = time.monotonic() + 200, workdir / "lr_0" / "log.jsonl"
+        while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        process.terminate()
+        said = process.communicate(timeout=200)[1]
+    assert process.returncode == 0 and "stopping: SIGTERM" in said, said[-3000:]
+    assert [path.name for path in workdir.iterdir() if path.is_dir()] == ["lr_0"]
+    assert not (workdir / "choice.json").exists()
 
 
 @pytest.mark.parametrize(

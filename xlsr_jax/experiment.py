@@ -66,7 +66,8 @@ def choose_rate(config: Config, workdir: Path, load: LoadUpdate | None = None) -
     for rate in config.optimizer.peak_lr_choices:
         name = f"lr_{rate:g}"
         settings = dataclasses.replace(config.optimizer, peak_lr=rate, peak_lr_choices=())
-        _train(dataclasses.replace(config, optimizer=settings), workdir / name, load)
+        if not _train(dataclasses.replace(config, optimizer=settings), workdir / name, load):
+            return
         best_by = configuration.method_module(config.method).BEST_BY
         checkpoints = Checkpoints(workdir / name, best_by=best_by, read_only=True)
         figures[name] = checkpoints.figures(checkpoints.best()).get(best_by, math.inf)
@@ -78,7 +79,8 @@ def choose_rate(config: Config, workdir: Path, load: LoadUpdate | None = None) -
         print(f"{workdir}: kept {kept}; held out {figures}", file=sys.stderr)
 
 
-def _train(config: Config, workdir: Path, load: LoadUpdate | None) -> None:
+def _train(config: Config, workdir: Path, load: LoadUpdate | None) -> bool:
+    """Whether it came to the end; not where a stop was asked for."""
     mesh = meshes.make_mesh(config.mesh)
     jax.set_mesh(mesh)
     multiple = row_multiple(config, mesh)
@@ -151,7 +153,7 @@ def _train(config: Config, workdir: Path, load: LoadUpdate | None) -> None:
         load_update=partial(load, config.training.accumulation, mesh, init) if load else None,
     )
     try:
-        loop.train(run, state)
+        return loop.train(run, state)
     finally:
         if first_host:
             try:

@@ -69,6 +69,7 @@ def main(_: list[str]) -> None:
             facts["what is saved in --compiled"] = saved.digest(folder)
             load = partial(update.load_update, folder)
         hosts.meet(facts)
+        hosts.share(workdir)
         print(runtime.device_report(), file=sys.stderr)
         experiment.train(settings, workdir, load)
         hosts.leave()

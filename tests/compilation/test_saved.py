@@ -18,6 +18,9 @@ from xlsr_jax.parallel import mesh as meshes
 SHAPE = Shape(4, 16_000)
 
 
+MESH = meshes.make_mesh(meshes.MeshConfig())
+
+
 def lowered(factor: float = 2.0):
     """A stand-in for an update: (state, batch, key) -> (state, sums), the state given away."""
 
@@ -32,7 +35,7 @@ def lowered(factor: float = 2.0):
 
 
 def described(low, shape=SHAPE):
-    return saved.describe("main", low, shape, meshes.make_mesh(meshes.MeshConfig()))
+    return saved.describe("main", low, shape, MESH)
 
 
 def arguments():
@@ -65,7 +68,7 @@ def test_what_is_loaded_computes_the_same_and_compiles_nothing(folder):
     low = lowered()
     expected, total = low.compile()(*arguments())
     given = arguments()
-    count, (loaded, told) = compiled_since(lambda: saved.load(folder, low, described(low)))
+    count, (loaded, told) = compiled_since(lambda: saved.load(folder, low, described(low), MESH))
     assert (folder / told).suffix == ".xla"
     again, (state, loaded_total) = compiled_since(lambda: loaded(*given))
     assert count == again == 0
@@ -75,7 +78,7 @@ def test_what_is_loaded_computes_the_same_and_compiles_nothing(folder):
 
 def test_another_program_is_not_loaded(folder):
     low = lowered(factor=2.5)
-    found, told = saved.load(folder, low, described(low))
+    found, told = saved.load(folder, low, described(low), MESH)
     assert found is None and told == "it is another program: a setting or the code has changed"
 
 
@@ -98,7 +101,7 @@ def test_what_was_saved_for_something_else_is_not_loaded(folder, monkeypatch, ch
     told["for"] |= {"flags": ""} | change
     path.write_text(json.dumps(told))
     low = lowered()
-    found, reason = saved.load(folder, low, described(low))
+    found, reason = saved.load(folder, low, described(low), MESH)
     assert found is None and said in reason
 
 
@@ -117,7 +120,7 @@ def test_broken_files_are_not_loaded(folder, tmp_path_factory):
     (executable,) = folder.glob("*.xla")
     (about,) = folder.glob("*.json")
     whole, told = executable.read_bytes(), about.read_text()
-    load = partial(saved.load, folder, low, described(low))
+    load = partial(saved.load, folder, low, described(low), MESH)
     executable.write_bytes(whole[:-1])
     assert load()[0] is None and "cannot be loaded: ValueError: it is not what was w" in load()[1]
     executable.write_bytes(b"no pickle")
@@ -128,7 +131,7 @@ def test_broken_files_are_not_loaded(folder, tmp_path_factory):
     assert load()[0] is None and "FileNotFoundError" in load()[1]
     about.write_text("{")
     assert load() == (None, f"{folder} has none for it")
-    assert saved.load(folder / "none", low, described(low))[0] is None
+    assert saved.load(folder / "none", low, described(low), MESH)[0] is None
     about.write_text(told)
     executable.write_bytes(whole)
     assert load()[0] is not None
@@ -205,3 +208,31 @@ def test_a_run_of_what_was_saved_is_the_run_that_compiles(tmp_path, tiny_corpus,
     assert len(runs.figures(loaded, "grad_norm")) == 3
     assert runs.figures(loaded, "grad_norm") == runs.figures(compiled, "grad_norm")
     runs.assert_same(runs.parameters(loaded), runs.parameters(compiled), 0)
+
+
+PERMUTED = """
+import sys
+from pathlib import Path
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from xlsr_jax.compilation import saved
+from xlsr_jax.data.buckets import Shape
+
+mesh = Mesh(np.array(jax.devices())[[2, 0, 3, 1]].reshape(1, 4, 1), ("replica", "fsdp", "tensor"))
+place = NamedSharding(mesh, PartitionSpec("fsdp"))
+x = jax.device_put(np.arange(8.0, dtype=np.float32), place)
+low = jax.jit(lambda x: (x * 2, x.sum())).lower(x)
+about = saved.describe("main", low, Shape(8, 1, 0), mesh)
+saved.save(Path(sys.argv[1]), low.compile(), about)
+found, told = saved.load(Path(sys.argv[1]), low, about, mesh)
+assert found is not None, told
+twice, total = found(x)
+np.testing.assert_array_equal(twice, 2 * np.arange(8.0))
+assert total == 28
+"""
+
+
+def test_the_order_of_a_mesh_need_not_be_that_of_its_devices(tmp_path):
+    """On a slice it is not: the chips of a host are neighbours there."""
+    run = [sys.executable, "-c", PERMUTED, str(tmp_path)]
+    subprocess.run(run, env=runs.environment(4), cwd=runs.ROOT, check=True, timeout=120)

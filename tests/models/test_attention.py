@@ -65,3 +65,12 @@ def test_the_kernel_is_the_plain_form(rate, seeds, length, size):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), run(on_chip), run(attention)
     )
+
+
+@pytest.mark.parametrize(("tensor", "fits"), [(1, True), (2, True), (4, False), (8, True)])
+def test_a_device_s_heads_have_to_fill_lanes(tensor, fits):
+    """Of Base's 12 heads of 64 a quarter is one and a half times 128; into 8 they are not cut."""
+    mesh = jax.sharding.AbstractMesh((1, 1, tensor), ("replica", "fsdp", "tensor"))
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert tpu_attention.fits(999, 768, 12) == fits
+        assert tpu_attention.fits(999, 1024, 16)

@@ -14,7 +14,7 @@ import pytest
 from tests import runs
 from xlsr_jax import runtime
 from xlsr_jax.training import roll_call
-from xlsr_jax.training.hosts import HostError
+from xlsr_jax.training.hosts import HostError, Hosts
 
 TIMEOUT = 8.0  # seconds
 PROGRAM = """
@@ -207,3 +207,25 @@ def test_an_abort_of_one_process_alone_stays_one():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, cwd=runs.ROOT)
     assert done.returncode == -signal.SIGABRT
     assert b"most recent call first" in done.stderr, "the trace that says where"
+
+
+class Store(dict):
+    """What ``Hosts`` asks of the coordinator's store."""
+
+    key_value_set = dict.__setitem__
+
+    def blocking_key_value_get(self, key, _):
+        return self[key]
+
+
+def test_a_folder_of_one_s_own_is_named(tmp_path, monkeypatch):
+    """Found before the first update, and not at the first checkpoint."""
+    hosts = Hosts()
+    for name, value in (("count", 2), ("_store", Store()), ("process", 0)):
+        monkeypatch.setattr(Hosts, name, value)
+    monkeypatch.setattr("xlsr_jax.training.hosts.FOLDER_SECONDS", 0.0)
+    hosts.share(tmp_path / "shared")
+    monkeypatch.setattr(Hosts, "process", 1)
+    hosts.share(tmp_path / "shared")
+    with pytest.raises(HostError, match=r"process 1 of 2.* does not see .*local.*gs://bucket"):
+        hosts.share(tmp_path / "local")

@@ -91,9 +91,12 @@ def save(folder: Path, compiled: jax.stages.Compiled, about: Mapping[str, Any]) 
 
 
 def load(
-    folder: Path, lowered: jax.stages.Lowered, wanted: Mapping[str, Any]
+    folder: Path, lowered: jax.stages.Lowered, wanted: Mapping[str, Any], mesh: Mesh
 ) -> tuple[jax.stages.Compiled | None, str]:
-    """The saved update of a description, and its file; None where there is none, and why."""
+    """The saved update of a description, and its file; None where there is none, and why.
+
+    It runs on the devices of ``mesh``, whose order on a slice is not that of ``jax.devices()``.
+    """
     reasons = []
     for path, told in _listed(folder):
         about = told["for"]
@@ -108,8 +111,9 @@ def load(
             if hashlib.sha256(executable).hexdigest() != told["sha256"]:
                 raise ValueError("it is not what was written")
             found = serialize_executable.deserialize_and_load(
-                executable, lowered.in_tree, lowered.out_tree
-            )
+                executable, lowered.in_tree, lowered.out_tree,
+                execution_devices=list(mesh.devices.flat),
+            )  # fmt: skip
             return found, path.name
         except Exception as error:  # whatever JAX raises: compiling is always possible
             reasons.append((0, f"{path.name} cannot be loaded: {_first_line(error)}"))
@@ -159,11 +163,10 @@ def compiler(platform: str) -> str:
 
 
 def _flags() -> str:
-    """Flags of XLA, but for the number of simulated devices."""
+    """Flags of XLA, but for the number of simulated devices and what JAX adds on TPU machines."""
     given = " ".join(os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS"))
-    return " ".join(
-        sorted(x for x in given.split() if "xla_force_host_platform_device_count" not in x)
-    )
+    left_out = ("xla_force_host_platform_device_count", "xla_tpu_use_enhanced_launch_barrier")
+    return " ".join(sorted(x for x in given.split() if not any(y in x for y in left_out)))
 
 
 def _features() -> str:

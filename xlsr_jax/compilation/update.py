@@ -71,7 +71,7 @@ def load_update(
     labels = batch["labels"].shape[1] if "labels" in batch else 0
     lowered, _ = lower_update(phase, accumulation, mesh, init, batch)
     wanted = saved.describe(phase.name, lowered, Shape(rows, samples, labels), mesh)
-    return saved.load(folder, lowered, wanted)
+    return saved.load(folder, lowered, wanted, mesh)
 
 
 def bytes_per_device(arrays: Any) -> int:

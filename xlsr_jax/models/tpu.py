@@ -62,6 +62,13 @@ def per_device(
     return run
 
 
+def shards(name: str, *sizes: int) -> int:
+    """Into how many parts ``per_device`` cuts axes of these sizes that have a logical name."""
+    mesh = jax.sharding.get_abstract_mesh()
+    parts = 1 if mesh.empty else _parts(mesh, name)
+    return 1 if any(size % parts for size in sizes) else parts
+
+
 def _parts(mesh: jax.sharding.AbstractMesh, name: str) -> int:
     axes = LOGICAL[name]
     return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes))

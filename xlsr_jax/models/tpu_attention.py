@@ -23,9 +23,9 @@ _LONGEST = 4096  # frames, 82 s: all keys of a head and their gradients lie on t
 
 
 def fits(length: int, width: int, heads: int) -> bool:
-    """Whether heads fill whole lanes, and scores of enough queries fit the chip."""
-    size = width // heads
-    return length <= _LONGEST and _LANES % size == 0 and width % _LANES == 0 and size >= 32
+    """Whether a device's heads fill whole lanes, and scores of enough queries fit the chip."""
+    size, mine = width // heads, width // tpu.shards("heads", heads, width)
+    return length <= _LONGEST and _LANES % size == 0 and mine % _LANES == 0 and size >= 32
 
 
 def forward(rate, heads, query, key, value, valid, seeds):

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -57,12 +59,10 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
     """
     devices = jax.devices() if devices is None else devices
     shape, types = mesh_shape(config, len(devices)), (AxisType.Auto,) * 3
-    slices = len({getattr(device, "slice_index", None) for device in devices})
+    # GPUs have a slice_index too, one a host, which says nothing of how they are joined.
+    slices = len({getattr(d, "slice_index", 0) for d in devices if d.platform == "tpu"}) or 1
     if slices == 1:
-        try:
-            placed = mesh_utils.create_device_mesh(shape, devices)
-        except NotImplementedError:  # an axis is part of a side of the torus, 2 of 4 x 8 x 8
-            placed = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+        placed = _placed(mesh_utils.create_device_mesh, shape, devices)
         return Mesh(_by_process(placed), AXES, axis_types=types)
     replica, fsdp, tensor = shape
     if replica % slices:
@@ -71,8 +71,15 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
             f"across slices; set config.mesh.replica={slices} or a multiple"
         )
     inside = (replica // slices, fsdp, tensor)
-    placed = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), devices)
+    placed = _placed(mesh_utils.create_hybrid_device_mesh, inside, (slices, 1, 1), devices)
     return Mesh(_by_process(placed), AXES, axis_types=types)
+
+
+def _placed(create: Callable[..., np.ndarray], *arguments: Any) -> np.ndarray:
+    try:
+        return create(*arguments)
+    except NotImplementedError:  # an axis is part of a side of the torus, 2 of 4 x 8 x 8
+        return create(*arguments, allow_split_physical_axes=True)
 
 
 def _by_process(placed: np.ndarray) -> np.ndarray:

@@ -14,20 +14,26 @@ import ctypes
 import faulthandler
 import json
 import os
+import secrets
 import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax._src import distributed
 
+from xlsr_jax import storage
+
 BEATS = 10  # signs of life within the timeout
 DONE = "done"
+MARK = ".hosts"  # a file of the run's folder that all hosts have to see
+FOLDER_SECONDS = 15.0
 GO_ON = "the same command goes on from the newest checkpoint"
 
 
@@ -85,6 +91,33 @@ class Hosts:
         self._read_names()
         self._compare(described)
         self._add_up()
+
+    def share(self, folder: Path) -> None:
+        """Checks that all processes see one and the same folder, before hours are spent.
+
+        Raises:
+          HostError: this one does not see what process 0 wrote there.
+        """
+        if self.count == 1:
+            return
+        if self.process == 0:
+            word = secrets.token_hex(8)
+            storage.make_folder(folder)
+            storage.write_atomically(folder / MARK, word.encode())
+            self._store.key_value_set(_key("folder"), word)
+        word = self._store.blocking_key_value_get(_key("folder"), round(1000 * self._timeout))
+        deadline = time.monotonic() + min(FOLDER_SECONDS, self._timeout)
+        while True:
+            with contextlib.suppress(OSError):
+                if (folder / MARK).read_text() == word:
+                    return
+            if time.monotonic() > deadline:  # a shared disk may show what is new a little later
+                raise HostError(
+                    f"{self.name(self.process)} does not see what process 0 wrote in {folder}: "
+                    "hosts need one folder for all; give --workdir on a disk that they share, or "
+                    "gs://bucket/folder"
+                )
+            time.sleep(0.5)
 
     @property
     def process(self) -> int:

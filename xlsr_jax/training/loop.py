@@ -111,8 +111,10 @@ class Run:
     load_update: Callable[[Phase, Mapping[str, jax.Array]], tuple[Any, str]] | None = None
 
 
-def train(run: Run, state: TrainState) -> TrainState:
+def train(run: Run, state: TrainState) -> bool:
     """Trains from ``state`` to the end of the last phase, or to a stop signal.
+
+    Returns whether it came to the end without one.
 
     Raises:
       TrainingStopped: too many updates in a row were not finite, or an alarm stops the run.
@@ -122,7 +124,7 @@ def train(run: Run, state: TrainState) -> TrainState:
     start = int(state.step)
     if start >= total:
         run.logbook.say(f"already at update {start} of {total}: nothing to do")
-        return state
+        return True
     programs = _Programs(run)
     clock = Clock(jax.device_count(), jax.devices()[0].device_kind)
     batches = run.open_batches(start)
@@ -169,7 +171,7 @@ def train(run: Run, state: TrainState) -> TrainState:
                 window = _Window()
                 clock.restart()
         run.checkpoints.wait()
-    return state
+    return not stop
 
 
 def _due(step: int, every: int, last: int) -> bool:
