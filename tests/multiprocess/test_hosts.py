@@ -229,3 +229,9 @@ def test_a_folder_of_one_s_own_is_named(tmp_path, monkeypatch):
     hosts.share(tmp_path / "shared")
     with pytest.raises(HostError, match=r"process 1 of 2.* does not see .*local.*gs://bucket"):
         hosts.share(tmp_path / "local")
+
+
+def test_a_slice_s_process_alone_is_told_to_join(monkeypatch):
+    monkeypatch.setattr("jax.process_count", lambda: 8)
+    with pytest.raises(HostError, match="one of 8 processes of a slice.* --distributed"):
+        Hosts().meet({})

@@ -65,9 +65,15 @@ class Hosts:
           facts: what has to be the same everywhere (the config, versions), nested by name.
 
         Raises:
-          HostError: they differ, or a sum over all processes is wrong; naming the hosts.
+          HostError: they differ, or a sum over all processes is wrong; naming the hosts. Or this
+            process did not join the others of its slice.
         """
         if self.count == 1:
+            if (others := jax.process_count()) > 1:
+                raise HostError(
+                    f"this is one of {others} processes of a slice, and has not joined the others; "
+                    "give --distributed, on every host"
+                )
             return
         self._store.key_value_set(_key("name", self.process), socket.gethostname())
         mine = json.dumps(_flat({"jax": jax.__version__} | dict(facts)))
