@@ -218,7 +218,8 @@ def _runs(figures: dict[str, dict[str, Any]]) -> str:
     lines = [
         "## The papers' runs\n",
         "Hours of a config's whole schedule, and chip-hours, where no message hides behind"
-        " arithmetic. What a slice costs is its chips' price times the second figure.\n",
+        " arithmetic; with fewer crops an update, below, where the published number does not divide"
+        " over the chips. What a slice costs is its chips' price times the second figure.\n",
         f"| config | updates | {' | '.join(where)} |",
         "|---|" + "---:|" * (len(where) + 1),
     ]
@@ -241,10 +242,10 @@ def _cost(updates: int, row: dict[str, Any]) -> str:
 def _section(rows: list[dict[str, Any]]) -> str:
     lines = [f"### {', '.join(rows[0]['configs'])}\n"]
     lines.append(
-        "| slice | chips | crops a chip | microbatches | memory, GiB | TFLOP a chip "
+        "| slice | chips | crops | crops a chip | microbatches | memory, GiB | TFLOP a chip "
         "| GB moved a chip | MB received a chip | ms an update | MFU | audio s a second, 4 chips |"
     )
-    lines.append("|---|" + "---:|" * 10)
+    lines.append("|---|" + "---:|" * 11)
     for row in rows:
         seconds = row["seconds"]["messages_hidden"], row["seconds"]["messages_waiting"]
         sent = sum(each["sent"] for each in row["collectives"]) / 1e6
@@ -253,6 +254,7 @@ def _section(rows: list[dict[str, Any]]) -> str:
         cells = [
             row["job"].rpartition("@")[2],
             row["chips"],
+            row["rows"],
             f"{row['rows'] / row['chips']:g} of {row['samples'] / 16000:g} s",
             row["accumulation"],
             f"{row['peak_bytes'] / 2**30:.1f} of {row['hbm_bytes'] / 2**30:.0f}{fits}",
