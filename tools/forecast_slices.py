@@ -36,7 +36,7 @@ SLICES = (
     ("v5e-64", 1), ("v5p-64", 1), ("v6e-64", 1), ("v4-64", 2),
 )  # fmt: skip
 SMALL = ("quickstart", "finetune_fsdd", "probe_", "transfer_", "cpc_")  # run on one chip
-# Settings that are numbers in the compiled update and change nothing of its work, by method.
+# Settings that are numbers in the compiled update and hardly change its work, by method.
 NUMBERS = {
     "": (
         "layerdrop", "temperature", "gumbel_start", "gumbel_floor", "gumbel_decay", "alarm_patience"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from xlsr_jax.parallel.mesh import MeshConfig, mesh_shape
+from xlsr_jax.parallel.mesh import MeshConfig, make_mesh, mesh_shape
 from xlsr_jax.schema import ConfigError
 
 
@@ -32,3 +32,19 @@ def test_the_free_axis_takes_what_is_left(config, devices, shape):
 def test_what_does_not_fit_is_said(config):
     with pytest.raises(ConfigError, match="config.mesh"):
         mesh_shape(config, 8)
+
+
+class Gpu:
+    """As the CUDA client describes a device: a slice_index for each host."""
+
+    platform, device_kind = "gpu", "stand-in"
+
+    def __init__(self, number):
+        self.id, self.process_index, self.slice_index = number, number // 4, number // 4
+
+
+def test_hosts_of_gpus_are_not_slices_of_tpus():
+    """Parameters are sharded over all of them, as the config says."""
+    mesh = make_mesh(MeshConfig(), [Gpu(number) for number in range(8)])
+    assert dict(mesh.shape) == {"replica": 1, "fsdp": 8, "tensor": 1}
+    assert [device.id for device in mesh.devices.flat] == list(range(8))
